@@ -1,7 +1,7 @@
 """The values that parts hand to each other.
 
-Frozen, slotted, keyword-only dataclasses. Units live in names; arrays are checked for shape and dtype when made, and printed by
-shape. Nothing here imports more than numpy, so every layer may use it.
+Frozen, slotted, keyword-only dataclasses. Units live in names; arrays are checked for shape and dtype when made, and
+printed by shape. Nothing here imports more than numpy, so every layer may use it.
 """
 
 from __future__ import annotations

@@ -1,0 +1,157 @@
+"""The front door: build a guard once, ask it about videos."""
+
+from __future__ import annotations
+
+import importlib
+import platform
+from collections.abc import Iterable, Iterator
+from dataclasses import fields
+from pathlib import Path
+from types import TracebackType
+from typing import TYPE_CHECKING, Any, BinaryIO, Self
+
+from guard import plugins, taxonomy
+from guard._version import __version__
+from guard.config import Settings, load_settings
+from guard.errors import InputError, InvalidConfig
+from guard.interfaces import Calibrator, Detector
+from guard.pipeline import Pipeline, Stages
+from guard.types import Policy, Verdict, Video
+from guard.verdict import failed
+
+if TYPE_CHECKING:
+    from guard.limits import Limits
+
+DEFAULT_POLICY = "default"
+SCREEN_POLICY = "screen"
+"""Only the rules that the embedded classifier can judge alone; says so in its description."""
+
+
+class Guard:
+    """Moderates videos under one policy.
+
+    Example:
+        >>> with Guard.load() as guard:                      # doctest: +SKIP
+        ...     print(guard.check("clip.mp4").decision)
+        allow
+    """
+
+    def __init__(self, pipeline: Pipeline, settings: Settings, limits: Limits) -> None:
+        self.pipeline = pipeline
+        self.settings = settings
+        self.limits = limits
+
+    @classmethod
+    def load(cls, settings: Settings | None = None, *, policy: Policy | None = None, **overrides: Any) -> Self:
+        """Build a guard from `settings` (by default those of this process, with `overrides` on top).
+
+        Raises:
+            UsageError: a setting, a part or the policy is not there or not valid.
+        """
+        settings = settings or load_settings(**overrides)
+        policy = policy or load_policy(settings)
+        limits = _limits(settings)
+        pipeline = Pipeline(_stages(settings, policy, limits), policy, workers=settings.workers, seed=settings.seed)
+        return cls(pipeline, settings, limits)
+
+    @property
+    def policy(self) -> Policy:
+        """The policy that decides."""
+        return self.pipeline.policy
+
+    def open(self, source: Path | str | bytes | BinaryIO, *, name: str | None = None) -> Video:
+        """Hash `source` and return it as a `Video`. Raises an `InputError` for what cannot be read."""
+        from guard.video.source import open_video
+
+        where = Path(source) if isinstance(source, str) else source
+        return open_video(where, name=name, limits=self.limits)
+
+    def check(self, source: Path | str | bytes | BinaryIO, *, name: str | None = None) -> Verdict:
+        """Return the verdict on one input. Never raises for what the input does wrong: that verdict is `undecided`."""
+        try:
+            video = self.open(source, name=name)
+        except InputError as error:
+            shown = name or (str(source) if isinstance(source, str | Path) else "<bytes>")
+            return failed(source=shown, sha256=None, policy=self.policy, error=error.info())
+        return next(iter(self.check_many([video])))
+
+    def check_many(self, videos: Iterable[Video]) -> Iterator[Verdict]:
+        """Yield one verdict per video, in order, decoding ahead in the worker processes."""
+        return self.pipeline.check_many(videos)
+
+    def close(self) -> None:
+        """Stop the threads and the decoder processes."""
+        self.pipeline.close()
+        close = getattr(self.pipeline.stages.decoder, "close", None)
+        if close is not None:
+            close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def load_policy(settings: Settings) -> Policy:
+    """Return the policy that `settings` name; without a name, the widest one that the configured stages can judge."""
+    name = settings.policy or (DEFAULT_POLICY if settings.slow_url else SCREEN_POLICY)
+    policy: Policy = _upper("policies.load").load_policy(name)
+    return policy
+
+
+def _upper(module: str) -> Any:
+    """Import a module of an upper layer by name: `guard` is the bottom layer, and resolves the others at run time."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        raise plugins.missing_extra(f"The module {module!r}", error.name or module) from error
+
+
+def _limits(settings: Settings) -> Limits:
+    from guard.limits import Limits
+
+    known = {field.name for field in fields(Limits)}
+    unknown = sorted(set(settings.limits) - known)
+    if unknown:
+        raise InvalidConfig(f"There is no limit {unknown[0]!r}; there are: {', '.join(sorted(known))}.")
+    return Limits(**{name: type(getattr(Limits(), name))(value) for name, value in settings.limits.items()})
+
+
+def _stages(settings: Settings, policy: Policy, limits: Limits) -> Stages:
+    from guard.video.sampling import SamplingConfig
+    from guard.video.sandbox import SandboxedDecoder
+
+    detectors = tuple(d for d in (plugins.load("detector", n) for n in settings.detectors) if _serves(d, policy))
+    sampling = SamplingConfig(max_gap_seconds=settings.max_gap_seconds, seed=settings.seed)
+    return Stages(
+        decoder=SandboxedDecoder(workers=settings.workers, limits=limits, sampling=sampling, reader=settings.reader),
+        detectors=detectors,
+        router=_upper("fast_path.router").build(_upper("fast_path.router").Config()),
+        calibrators=_calibrators(settings, detectors),
+        judge=_judge(settings) if settings.slow_url else None,
+        versions=versions(detectors),
+    )
+
+
+def _serves(detector: Detector, policy: Policy) -> bool:
+    """Whether some active rule asks for something that `detector` covers; if not, its cost buys nothing."""
+    return any(taxonomy.covers(rule.category, c) for rule in policy.active() for c in detector.categories)
+
+
+def _calibrators(settings: Settings, detectors: tuple[Detector, ...]) -> dict[str, Calibrator]:
+    load = _upper("fast_path.calibration").load_calibrators
+    found: dict[str, Calibrator] = load(settings.calibration, detectors)
+    return found
+
+
+def _judge(settings: Settings) -> Any:
+    return _upper("slow_path.judge").from_url(settings.slow_url, model=settings.slow_model)
+
+
+def versions(detectors: tuple[Detector, ...]) -> dict[str, str]:
+    """Return what made a verdict: code, interpreter, and the fingerprint of every detector."""
+    found = {"video_guard": __version__, "python": platform.python_version()}
+    return found | {f"detector:{d.name}": d.fingerprint for d in detectors}

@@ -1,0 +1,259 @@
+"""The straight way of a video: decode, screen, route, ask the slow path, decide. Sees Protocols only.
+
+Three things overlap: decoder processes run ahead, this thread scores, and the slow path waits on its own event loop. Results
+come in input order; how many inputs are under way is bounded, so memory does not grow with the number of inputs.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
+from concurrent.futures import TimeoutError as FutureTimeout
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+from guard.background import BackgroundLoop
+from guard.errors import DetectorFailed, GuardError, InputError, VlmUnavailable
+from guard.interfaces import Calibrator, Case, Decoded, Decoder, Detector, Judge, Router, SamplingNeeds
+from guard.types import Coverage, ErrorInfo, Judgement, MediaInfo, Policy, Route, Scores, Verdict, Video
+from guard.verdict import Evidence, decide, failed
+
+log = logging.getLogger(__name__)
+
+SLOW_WINDOW = 32
+"""Videos that may wait for the slow path at once; each holds its frames."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Stages:
+    """The parts that a pipeline drives."""
+
+    decoder: Decoder
+    detectors: tuple[Detector, ...]
+    router: Router
+    calibrators: Mapping[str, Calibrator] = field(default_factory=dict)
+    """By detector name; a detector without one gives raw scores."""
+    judge: Judge | None = None
+    judge_deadline_seconds: float = 120.0
+    versions: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screened:
+    """One video after the fast path."""
+
+    video: Video
+    decoded: Decoded
+    scores: tuple[Scores, ...]
+    route: Route
+    errors: tuple[ErrorInfo, ...]
+    timings_ms: Mapping[str, float]
+
+    @property
+    def coverage(self) -> Coverage:
+        """Coverage of the sample that was scored."""
+        return self.decoded.frames.coverage
+
+
+@dataclass(frozen=True, slots=True)
+class _Waiting:
+    """A verdict that is ready, or a screened video whose judgement is on its way."""
+
+    verdict: Verdict | None = None
+    screened: Screened | None = None
+    judgement: Future[list[Judgement]] | None = None
+
+
+class Pipeline:
+    """Drives videos through the stages under one policy. Close it, or use it as a context manager by way of `Guard`."""
+
+    def __init__(self, stages: Stages, policy: Policy, *, workers: int, seed: int = 0) -> None:
+        self.stages = stages
+        self.policy = policy
+        self._workers = workers
+        self._seed = seed
+        self._needs = merge_needs([d.needs for d in stages.detectors])
+        self._decoders = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="guard-decode")
+        self._loop = BackgroundLoop() if stages.judge is not None else None
+
+    def close(self) -> None:
+        """End the threads; the caller owns the stages."""
+        self._decoders.shutdown(wait=True, cancel_futures=True)
+        if self._loop is not None:
+            self._loop.close()
+
+    def check_many(self, videos: Iterable[Video]) -> Iterator[Verdict]:
+        """Yield one verdict per video, in order. A video at fault yields `undecided` and the others go on."""
+        waiting: deque[_Waiting] = deque()
+        for video, future in self._decode_ahead(videos):
+            waiting.append(self._screen(video, future))
+            while waiting and (len(waiting) > SLOW_WINDOW or _is_ready(waiting[0])):
+                yield self._finish(waiting.popleft())
+        while waiting:
+            yield self._finish(waiting.popleft())
+
+    def _decode_ahead(self, videos: Iterable[Video]) -> Iterator[tuple[Video, Future[list[Decoded]]]]:
+        """Keep every decoder busy with one video waiting behind it, and no more."""
+        ahead: deque[tuple[Video, Future[list[Decoded]]]] = deque()
+        for video in videos:
+            ahead.append((video, self._decoders.submit(self._decode, video)))
+            if len(ahead) > self._workers + 1:
+                yield ahead.popleft()
+        while ahead:
+            yield ahead.popleft()
+
+    def _decode(self, video: Video) -> list[Decoded]:
+        return [self.stages.decoder.decode(video, needs) for needs in self._needs]
+
+    def _screen(self, video: Video, future: Future[list[Decoded]]) -> _Waiting:
+        try:
+            screened = self._score(video, future.result())
+        except GuardError as error:
+            return _Waiting(verdict=self._failed(video, error.info()))
+        except Exception:
+            log.exception("screening of %s failed", video.sha256)
+            return _Waiting(verdict=self._failed(video, _detector_failed("the screening")))
+        if screened.route.path == "slow" and self.stages.judge is not None and self._loop is not None:
+            case = Case(
+                video=screened.video,
+                media=_media(screened.video),
+                frames=screened.decoded.frames,
+                scores=screened.scores,
+                route=screened.route,
+                policy=self.policy,
+                seed=self._seed,
+            )
+            return _Waiting(screened=screened, judgement=self._loop.submit(self.stages.judge.judge([case])))
+        return _Waiting(verdict=self._decide(screened, None, None))
+
+    def _score(self, video: Video, decoded: Sequence[Decoded]) -> Screened:
+        started = time.perf_counter()
+        scores: list[Scores] = []
+        errors: list[ErrorInfo] = []
+        for detector in self.stages.detectors:
+            sample = decoded[need_index(detector.needs, self._needs)]
+            try:
+                raw = detector.score([sample.frames])[0]
+                calibrator = self.stages.calibrators.get(detector.name)
+                scores.append(calibrator.apply(raw) if calibrator else raw)
+            except GuardError as error:
+                errors.append(error.info())
+            except Exception:
+                log.exception("detector %s failed on %s", detector.name, video.sha256)
+                errors.append(_detector_failed(f"the detector {detector.name!r}"))
+        screen_ms = (time.perf_counter() - started) * 1e3
+        coverage = decoded[0].frames.coverage
+        route = self.stages.router.route(scores, self.policy, coverage)
+        decode_ms = sum(d.cpu_seconds for d in decoded) * 1e3
+        return Screened(
+            video=decoded[0].video,
+            decoded=decoded[0],
+            scores=tuple(scores),
+            route=route,
+            errors=tuple(errors),
+            timings_ms={"decode_cpu": round(decode_ms, 2), "screen": round(screen_ms, 2)},
+        )
+
+    def _finish(self, waiting: _Waiting) -> Verdict:
+        if waiting.verdict is not None:
+            return waiting.verdict
+        if waiting.screened is None or waiting.judgement is None:
+            raise RuntimeError("a waiting video has neither verdict nor judgement")
+        started = time.perf_counter()
+        try:
+            judgement = waiting.judgement.result(timeout=self.stages.judge_deadline_seconds)[0]
+        except (FutureTimeout, CancelledError):
+            waiting.judgement.cancel()
+            seconds = self.stages.judge_deadline_seconds
+            late = VlmUnavailable(f"The slow path gave no answer within {seconds:.0f} s.")
+            return self._decide(waiting.screened, None, late.info())
+        except GuardError as error:
+            return self._decide(waiting.screened, None, error.info())
+        except Exception:
+            log.exception("the slow path failed on %s", waiting.screened.video.sha256)
+            return self._decide(waiting.screened, None, VlmUnavailable("The slow path failed.").info())
+        waited_ms = (time.perf_counter() - started) * 1e3
+        return self._decide(waiting.screened, judgement, _slow_error(judgement), slow_wait_ms=waited_ms)
+
+    def _decide(
+        self,
+        screened: Screened,
+        judgement: Judgement | None,
+        slow_error: ErrorInfo | None,
+        *,
+        slow_wait_ms: float | None = None,
+    ) -> Verdict:
+        verdict = decide(
+            Evidence(
+                video=screened.video,
+                policy=self.policy,
+                scores=screened.scores,
+                route=screened.route,
+                coverage=screened.coverage,
+                judgement=judgement,
+                slow_error=slow_error,
+                errors=screened.errors,
+            )
+        )
+        timings = dict(screened.timings_ms) | ({} if slow_wait_ms is None else {"slow_wait": round(slow_wait_ms, 2)})
+        return replace(verdict, versions=self.stages.versions, timings_ms=timings)
+
+    def _failed(self, video: Video, error: ErrorInfo) -> Verdict:
+        verdict = failed(source=video.source, sha256=video.sha256, policy=self.policy, error=error, media=video.media)
+        return replace(verdict, versions=self.stages.versions)
+
+
+def merge_needs(needs: Sequence[SamplingNeeds]) -> tuple[SamplingNeeds, ...]:
+    """Return the decodes to make: one sample that serves every sampling detector, and one pass per every-frame need.
+
+    The sample comes first where there is one. Detectors whose bursts differ in length or spacing cannot share a sample.
+    """
+    sampled = sorted({n for n in needs if not n.every_frame}, key=_burst_shape)
+    shared = tuple(_widest(list(group)) for _, group in groupby(sampled, key=_burst_shape))
+    return shared + tuple(dict.fromkeys(n for n in needs if n.every_frame))
+
+
+def need_index(need: SamplingNeeds, merged: Sequence[SamplingNeeds]) -> int:
+    """Return which of the `merged` decodes serves `need`."""
+    for index, have in enumerate(merged):
+        if have == need or (not need.every_frame and not have.every_frame and _burst_shape(have) == _burst_shape(need)):
+            return index
+    raise ValueError(f"no decode serves {need}; there are {list(merged)}")
+
+
+def _burst_shape(need: SamplingNeeds) -> tuple[int, float]:
+    return need.burst_frames, need.burst_spacing_seconds
+
+
+def _widest(group: Sequence[SamplingNeeds]) -> SamplingNeeds:
+    return replace(group[0], side_px=max(n.side_px for n in group), min_bursts=max(n.min_bursts for n in group))
+
+
+def _is_ready(waiting: _Waiting) -> bool:
+    return waiting.judgement is None or waiting.judgement.done()
+
+
+def _media(video: Video) -> MediaInfo:
+    if video.media is None:
+        raise InputError("The decoder gave no media facts.")
+    return video.media
+
+
+def _detector_failed(what: str) -> ErrorInfo:
+    return DetectorFailed(f"An unexpected error stopped {what}; the log has the details.").info()
+
+
+def _slow_error(judgement: Judgement) -> ErrorInfo | None:
+    """Return why a judgement settles nothing, or None where it is an answer."""
+    if judgement.status == "ok":
+        return None
+    code = judgement.error_code or judgement.status
+    return ErrorInfo(
+        code=code,
+        message=f"The slow path gave no usable answer ({judgement.status}).",
+        hint=VlmUnavailable.default_hint,
+        retryable=True,
+    )

@@ -1,0 +1,322 @@
+"""From scores, route, judgement and policy to a decision. Pure: no clock, no file, no network.
+
+The rules, in the order in which they are asked:
+
+1. A violation that any stage is sure of decides: `block` for a blocking rule, `review` for a flagging one.
+2. What nobody could judge is never allowed: a decode that broke off or a failed detector is `undecided`; an uncertain
+   or uncovered rule that no slow path settled is `review`.
+3. The slow path may raise any score to a violation and may clear an uncertain one. It clears a score at or above the
+   policy's `block_at` only if two independent passes agree.
+4. Only where every active rule was judged and found clear is the decision `allow`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from guard import taxonomy
+from guard.segments import merge_segments, segments_of
+from guard.types import (
+    DEFAULT_THRESHOLDS,
+    CategoryScore,
+    Coverage,
+    Decision,
+    ErrorInfo,
+    Judgement,
+    MediaInfo,
+    Policy,
+    PolicyRef,
+    Route,
+    Rule,
+    RuleCheck,
+    Scores,
+    Segment,
+    Stage,
+    Thresholds,
+    Timeline,
+    Verdict,
+    Video,
+)
+
+TIMELINE_MOMENTS = 1200
+"""Moments kept in a verdict's timeline: one pixel each on a wide screen; an hour of every frame would be 108,000."""
+
+SLOW_CONFIDENCE_FLOOR = 0.7
+"""A check of the slow path below this confidence settles nothing; 0.5 would be a coin toss between two labels."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """What became of one active rule."""
+
+    rule: Rule
+    score: float | None
+    thresholds: Thresholds
+    outcome: str
+    """`violates`, `clear` or `unsettled`."""
+    stage: Stage
+    why: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Evidence:
+    """Everything that is known of one video when it is decided."""
+
+    video: Video
+    policy: Policy
+    scores: Sequence[Scores]
+    route: Route
+    coverage: Coverage
+    judgement: Judgement | None = None
+    slow_error: ErrorInfo | None = None
+    """Why a slow path that should have answered did not; None where it answered or was not asked."""
+    errors: Sequence[ErrorInfo] = ()
+    """Detectors that failed on this video."""
+
+
+def policy_ref(policy: Policy) -> PolicyRef:
+    """Return the name, version and hash of `policy`."""
+    return PolicyRef(name=policy.name, version=policy.version, hash=policy.hash)
+
+
+def failed(
+    *, source: str, sha256: str | None, policy: Policy, error: ErrorInfo, media: MediaInfo | None = None
+) -> Verdict:
+    """Return the verdict of an input that could not be judged at all: `undecided`, never `allow`."""
+    return Verdict(
+        decision="undecided",
+        source=source,
+        sha256=sha256,
+        policy=policy_ref(policy),
+        rationale=f"Not judged: {error.message}",
+        media=media,
+        error=error,
+    )
+
+
+def decide(evidence: Evidence) -> Verdict:
+    """Return the verdict of one video that was decoded and screened."""
+    findings = tuple(_finding(rule, evidence) for rule in evidence.policy.active())
+    decision, error = _decision(findings, evidence)
+    segments = _segments(evidence, findings)
+    return Verdict(
+        decision=decision,
+        source=evidence.video.source,
+        sha256=evidence.video.sha256,
+        policy=policy_ref(evidence.policy),
+        rationale=_rationale(decision, findings, segments, evidence, error),
+        categories={f.rule.category: _category_score(f) for f in findings},
+        segments=segments,
+        route=evidence.route,
+        judgement=evidence.judgement,
+        coverage=evidence.coverage,
+        media=evidence.video.media,
+        timeline=timeline_of(evidence.scores),
+        degraded=evidence.slow_error is not None or bool(evidence.errors),
+        error=error,
+    )
+
+
+def score_for(rule: Rule, scores: Sequence[Scores]) -> float | None:
+    """Return the highest score that speaks of `rule`, or None where no detector does.
+
+    A detector of `violence.fighting` speaks of a rule on `violence` when it fires (a fight is violence), but its
+    silence says nothing of the rest of `violence`; for whether silence is enough see `silence_clears`.
+    """
+    values = [
+        float(s.probability[i])
+        for s in scores
+        for i, column in enumerate(s.categories)
+        if taxonomy.covers(rule.category, column)
+    ]
+    return max(values, default=None)
+
+
+def silence_clears(rule: Rule, scores: Sequence[Scores]) -> bool:
+    """Whether some detector was trained on the rule's own category, so that a low score means that it is absent."""
+    return any(rule.category in s.categories for s in scores)
+
+
+def timeline_of(scores: Sequence[Scores]) -> Timeline | None:
+    """Return score over time at the moments of the detector that has most; None where no detector has any.
+
+    Categories of the other detectors are read at the nearest of their own moments.
+    """
+    lines = [_thinned(s) for s in scores if len(s.moment_seconds)]
+    if not lines:
+        return None
+    base = max(lines, key=lambda s: len(s.moment_seconds))
+    columns: dict[str, tuple[float, ...]] = {}
+    for s in lines:
+        nearest = (
+            [_nearest(s, float(t)) for t in base.moment_seconds] if s is not base else range(len(s.moment_seconds))
+        )
+        for column, category in enumerate(s.categories):
+            columns[category] = tuple(round(float(s.per_moment[row, column]), 4) for row in nearest)
+    return Timeline(moment_seconds=tuple(round(float(t), 3) for t in base.moment_seconds), scores=columns)
+
+
+def _thinned(scores: Scores) -> Scores:
+    """Return at most `TIMELINE_MOMENTS` moments, the highest of each stretch, so that no peak is lost."""
+    total = len(scores.moment_seconds)
+    if total <= TIMELINE_MOMENTS:
+        return scores
+    stretches = np.array_split(np.arange(total), TIMELINE_MOMENTS)
+    times = np.array([scores.moment_seconds[rows[len(rows) // 2]] for rows in stretches], dtype=np.float64)
+    highest = np.stack([scores.per_moment[rows].max(axis=0) for rows in stretches])
+    return replace(scores, moment_seconds=times, per_moment=highest)
+
+
+def _nearest(scores: Scores, seconds: float) -> int:
+    return int(abs(scores.moment_seconds - seconds).argmin())
+
+
+def _finding(rule: Rule, evidence: Evidence) -> Finding:
+    score = score_for(rule, evidence.scores)
+    thresholds = evidence.route.thresholds.get(rule.category) or rule.thresholds or DEFAULT_THRESHOLDS
+    screen = _screen_outcome(rule, score, thresholds, evidence)
+    check = _check_for(rule, evidence.judgement)
+    outcome, stage, why = _settle(screen, check, evidence.judgement)
+    return Finding(rule=rule, score=score, thresholds=thresholds, outcome=outcome, stage=stage, why=why)
+
+
+def _screen_outcome(rule: Rule, score: float | None, thresholds: Thresholds, evidence: Evidence) -> str:
+    if score is not None and score >= thresholds.block_at:
+        return "violates"
+    route = evidence.route
+    escalated = route.path == "slow" and (not route.uncertain or rule.category in route.uncertain)
+    clear = score is not None and score < thresholds.clear_below and silence_clears(rule, evidence.scores)
+    return "clear" if clear and not escalated else "unsettled"
+
+
+def _check_for(rule: Rule, judgement: Judgement | None) -> RuleCheck | None:
+    if judgement is None or judgement.status != "ok":
+        return None
+    return next((check for check in judgement.checks if check.rule == rule.category), None)
+
+
+def _settle(screen: str, check: RuleCheck | None, judgement: Judgement | None) -> tuple[str, Stage, str]:
+    """Combine what the screen and the slow path found for one rule; see the rules in the module docstring."""
+    if check is None or check.violated == "unsure":
+        return screen, ("none" if screen == "unsettled" else "fast"), ""
+    sure = check.confidence is None or check.confidence >= SLOW_CONFIDENCE_FLOOR
+    if not sure:
+        return screen, ("none" if screen == "unsettled" else "fast"), "the slow path was not sure"
+    if check.violated == "yes":
+        return "violates", "slow", check.why
+    if screen == "violates":
+        agreed = judgement is not None and judgement.passes >= 2
+        return ("clear", "slow", check.why) if agreed else ("violates", "fast", "")
+    return "clear", "slow", check.why
+
+
+def _decision(findings: Sequence[Finding], evidence: Evidence) -> tuple[Decision, ErrorInfo | None]:
+    violating = [f for f in findings if f.outcome == "violates"]
+    problem = _problem(evidence)
+    if any(f.rule.state == "block" for f in violating):
+        return "block", problem
+    if problem is not None and evidence.slow_error is None:
+        return "undecided", problem
+    if any(f.outcome != "clear" for f in findings):
+        return "review", problem
+    return "allow", None
+
+
+def _problem(evidence: Evidence) -> ErrorInfo | None:
+    """Return what kept some stage from judging the whole video, the gravest first."""
+    if evidence.errors:
+        return evidence.errors[0]
+    coverage = evidence.coverage
+    if not coverage.complete:
+        seen = f"{coverage.decoded_seconds:.2f} s decoded"
+        declared = f" of {coverage.declared_seconds:.2f} s declared" if coverage.declared_seconds else ""
+        return ErrorInfo(
+            code=coverage.problem or "truncated",
+            message=f"Only a part of the video could be decoded: {seen}{declared}.",
+            hint="Only the part before the break was scored; ask for the whole file.",
+        )
+    return evidence.slow_error
+
+
+def _category_score(finding: Finding) -> CategoryScore:
+    return CategoryScore(
+        score=None if finding.score is None else round(finding.score, 6),
+        flagged=finding.outcome == "violates",
+        threshold=finding.thresholds.block_at,
+        stage=finding.stage,
+    )
+
+
+def _segments(evidence: Evidence, findings: Sequence[Finding]) -> tuple[Segment, ...]:
+    """Return where the scores are high, for every rule that is not clear."""
+    lowest: dict[str, float] = {}
+    for finding in findings:
+        if finding.outcome != "clear":
+            bar = finding.thresholds.block_at if finding.outcome == "violates" else finding.thresholds.clear_below
+            lowest |= _bars(finding, bar, evidence.scores)
+    duration = evidence.coverage.decoded_seconds
+    return merge_segments([segments_of(s, lowest, duration_seconds=duration) for s in evidence.scores])
+
+
+def _bars(finding: Finding, bar: float, scores: Sequence[Scores]) -> Mapping[str, float]:
+    """Return the segment bar by column: no higher than the video's own peak, so a violation always shows somewhere."""
+    bars: dict[str, float] = {}
+    for s in scores:
+        for column, category in enumerate(s.categories):
+            if len(s.moment_seconds) and taxonomy.covers(finding.rule.category, category):
+                peak = float(s.per_moment[:, column].max())
+                fires = float(s.probability[column]) >= bar
+                bars[category] = max(min(bar, peak), 1e-6) if fires else bar
+    return bars
+
+
+def _rationale(
+    decision: Decision,
+    findings: Sequence[Finding],
+    segments: Sequence[Segment],
+    evidence: Evidence,
+    error: ErrorInfo | None,
+) -> str:
+    """Say in one or two sentences why, with numbers and times a person can check."""
+    sentences = [_sentence(f, segments) for f in findings if f.outcome != "clear"]
+    if decision == "allow":
+        scored = [f for f in findings if f.score is not None]
+        highest = max(scored, key=lambda f: f.score or 0.0, default=None)
+        top = f" Highest: {_label(highest.rule)} {highest.score:.2f}." if highest else ""
+        sentences.append(f"All {len(findings)} active rules were judged and found clear.{top}")
+    if not findings:
+        sentences = [f"The policy {evidence.policy.name!r} has no active rule."]
+    unsettled = any(f.outcome == "unsettled" for f in findings)
+    if decision == "review" and unsettled and evidence.judgement is None and error is None:
+        sentences.append("No slow path is configured to settle it (slow_path_unavailable).")
+    if error is not None:
+        sentences.append(f"{error.message} ({error.code})")
+    return " ".join(sentences)
+
+
+def _sentence(finding: Finding, segments: Sequence[Segment]) -> str:
+    label, score = _label(finding.rule), finding.score
+    peak = max(
+        (s for s in segments if taxonomy.covers(finding.rule.category, s.category)),
+        key=lambda s: s.peak_score,
+        default=None,
+    )
+    where = f" at {peak.peak_seconds:.1f} s" if peak else ""
+    if finding.stage == "slow":
+        return f"{label}: violated, according to the slow path. {finding.why}".strip()
+    if score is None:
+        return f"{label}: no configured stage can judge this rule."
+    if finding.outcome == "violates":
+        return f"{label}: score {score:.2f}{where} is at or above {finding.thresholds.block_at:.2f}."
+    low, high = finding.thresholds.clear_below, finding.thresholds.block_at
+    if score < low:
+        return f"{label}: score {score:.2f} is low, but low scores alone do not settle it here."
+    return f"{label}: score {score:.2f}{where} lies between {low:.2f} and {high:.2f}."
+
+
+def _label(rule: Rule) -> str:
+    known = taxonomy.categories().get(rule.category)
+    return rule.name or (known.name if known else rule.category)

@@ -1,0 +1,209 @@
+"""The decision rules, one by one and then by property: nothing unjudged is ever allowed."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from builders import coverage, judgement, policy, route, scores, video
+from hypothesis import given
+from hypothesis import strategies as st
+
+from guard.types import ErrorInfo, Judgement, Policy, Route, Rule, Scores, Thresholds, Verdict
+from guard.verdict import TIMELINE_MOMENTS, Evidence, decide, failed, timeline_of
+
+FIGHT = "violence.fighting"
+FIRE = "illegal.fire"
+BLOCK_FIGHT = policy(Rule(category=FIGHT, state="block"))
+
+
+def evidence(
+    fight: float | None = 0.02,
+    *,
+    rules: Policy = BLOCK_FIGHT,
+    way: Route | None = None,
+    answer: Judgement | None = None,
+    **changes: object,
+) -> Evidence:
+    found: list[Scores] = [] if fight is None else [scores({FIGHT: fight})]
+    base = Evidence(
+        video=video(), policy=rules, scores=found, route=way or route(), coverage=coverage(), judgement=answer
+    )
+    return replace(base, **changes)
+
+
+def test_clear_scores_are_allowed_with_the_highest_named() -> None:
+    verdict = decide(evidence(0.02))
+    assert verdict.decision == "allow"
+    assert "Fighting 0.02" in verdict.rationale
+    assert verdict.error is None
+
+
+def test_a_sure_violation_blocks_or_asks_a_person_as_the_rule_says() -> None:
+    assert decide(evidence(0.97)).decision == "block"
+    flagging = policy(Rule(category=FIGHT, state="flag"))
+    verdict = decide(evidence(0.97, rules=flagging))
+    assert verdict.decision == "review"
+    assert verdict.categories[FIGHT].flagged
+
+
+def test_uncertain_without_slow_path_is_review_and_says_so() -> None:
+    verdict = decide(evidence(0.5, way=route("slow", uncertain=(FIGHT,))))
+    assert verdict.decision == "review"
+    assert "slow_path_unavailable" in verdict.rationale
+    assert not verdict.categories[FIGHT].flagged
+
+
+def test_a_rule_nobody_scored_is_review_never_allow() -> None:
+    verdict = decide(evidence(None, way=route("slow", uncertain=(FIGHT,))))
+    assert verdict.decision == "review"
+    assert verdict.categories[FIGHT].score is None
+    assert "no configured stage can judge" in verdict.rationale
+
+
+def test_silence_of_a_narrow_detector_does_not_clear_a_broad_rule() -> None:
+    broad = policy(Rule(category="violence", state="block"))
+    assert decide(evidence(0.01, rules=broad)).decision == "review"
+    assert decide(evidence(0.99, rules=broad)).decision == "block"
+
+
+def test_slow_path_clears_and_raises_uncertain_scores() -> None:
+    way = route("slow", uncertain=(FIGHT,))
+    assert decide(evidence(0.5, way=way, answer=judgement({FIGHT: "no"}))).decision == "allow"
+    assert decide(evidence(0.5, way=way, answer=judgement({FIGHT: "yes"}))).decision == "block"
+    assert decide(evidence(0.5, way=way, answer=judgement({FIGHT: "unsure"}))).decision == "review"
+
+
+def test_slow_path_without_confidence_settles_nothing() -> None:
+    way = route("slow", uncertain=(FIGHT,))
+    assert decide(evidence(0.5, way=way, answer=judgement({FIGHT: "no"}, confidence=0.6))).decision == "review"
+
+
+def test_one_pass_cannot_clear_a_high_score_and_two_can() -> None:
+    way = route("slow", uncertain=(FIGHT,))
+    once = judgement({FIGHT: "no"})
+    assert decide(evidence(0.95, way=way, answer=once)).decision == "block"
+    assert decide(evidence(0.95, way=way, answer=replace(once, passes=2))).decision == "allow"
+
+
+@pytest.mark.parametrize("status", ["partial", "parse_error", "generation_error", "video_error"])
+def test_an_unusable_answer_never_clears(status: str) -> None:
+    answer = judgement({FIGHT: "no"}, status=status, error_code=status)
+    down = ErrorInfo(code=status, message="no usable answer")
+    verdict = decide(evidence(0.5, way=route("slow", uncertain=(FIGHT,)), answer=answer, slow_error=down))
+    assert verdict.decision == "review"
+    assert verdict.degraded
+    assert verdict.error == down
+
+
+def test_a_broken_off_decode_is_undecided_unless_a_violation_was_seen() -> None:
+    broken = coverage(complete=False, problem="truncated", decoded_seconds=3.0)
+    verdict = decide(evidence(0.02, coverage=broken))
+    assert verdict.decision == "undecided"
+    assert verdict.error is not None
+    assert verdict.error.code == "truncated"
+    assert decide(evidence(0.97, coverage=broken)).decision == "block"
+
+
+def test_a_failed_detector_is_undecided_even_where_the_rest_is_clear() -> None:
+    broken = ErrorInfo(code="detector_failed", message="boom")
+    assert decide(evidence(0.02, errors=(broken,))).decision == "undecided"
+
+
+def test_policy_without_active_rules_says_so() -> None:
+    verdict = decide(evidence(0.99, rules=policy(Rule(category=FIGHT, state="off"))))
+    assert verdict.decision == "allow"
+    assert "no active rule" in verdict.rationale
+
+
+def test_thresholds_of_the_route_win() -> None:
+    way = replace(route(), thresholds={FIGHT: Thresholds(clear_below=0.3, block_at=0.6)})
+    assert decide(evidence(0.25, way=way)).decision == "allow"
+    assert decide(evidence(0.65, way=way)).decision == "block"
+
+
+def test_a_violation_always_has_a_segment() -> None:
+    """The video score may be above every moment's score, as with a soft maximum; the peak is still shown."""
+    high = scores({FIGHT: 0.95}, per_moment=np.array([[0.1], [0.6], [0.2], [0.1], [0.1]], np.float32))
+    verdict = decide(evidence(scores=[high]))
+    assert [s.peak_seconds for s in verdict.segments] == [2.0]
+
+
+def test_undecided_without_error_cannot_be_made() -> None:
+    good = decide(evidence())
+    with pytest.raises(ValueError, match="error must be set on an undecided verdict"):
+        replace(good, decision="undecided")
+
+
+def test_failed_keeps_hash_policy_and_code() -> None:
+    verdict = failed(source="x", sha256=None, policy=BLOCK_FIGHT, error=ErrorInfo(code="too_large", message="9 > 8"))
+    assert (verdict.decision, verdict.policy.name) == ("undecided", "test")
+    assert "9 > 8" in verdict.rationale
+
+
+def test_timeline_keeps_every_peak_when_thinned() -> None:
+    rng = np.random.default_rng(3)
+    line = (rng.random((5000, 1)) * 0.5).astype(np.float32)
+    line[4321] = 0.99
+    long = scores({FIGHT: 0.99}, moment_seconds=np.arange(5000, dtype=np.float64), per_moment=line)
+    found = timeline_of([long])
+    assert found is not None
+    assert len(found.moment_seconds) == TIMELINE_MOMENTS
+    assert max(found.scores[FIGHT]) == pytest.approx(0.99, abs=1e-4)
+    assert list(found.moment_seconds) == sorted(found.moment_seconds)
+
+
+probability = st.floats(0, 1, width=32)
+answers = st.sampled_from(["yes", "no", "unsure"])
+
+
+@st.composite
+def situations(draw: st.DrawFn) -> Evidence:
+    states = st.sampled_from(["off", "flag", "block"])
+    rules = policy(Rule(category=FIGHT, state=draw(states)), Rule(category=FIRE, state=draw(states)))
+    covered = draw(st.sets(st.sampled_from([FIGHT, FIRE])))
+    found = [scores({c: draw(probability)}) for c in sorted(covered)]
+    uncertain = tuple(sorted(draw(st.sets(st.sampled_from([FIGHT, FIRE])))))
+    way = route("slow" if uncertain else "fast", uncertain=uncertain)
+    answer = None
+    if draw(st.booleans()):
+        checked = draw(st.dictionaries(st.sampled_from([FIGHT, FIRE]), answers))
+        answer = judgement(checked, confidence=draw(st.floats(0, 1)), passes=draw(st.integers(1, 3)))
+    return Evidence(
+        video=video(),
+        policy=rules,
+        scores=found,
+        route=way,
+        coverage=coverage(complete=draw(st.booleans())),
+        judgement=answer,
+    )
+
+
+def cleared(case: Evidence, rule: Rule) -> bool:
+    """The slow oracle of "judged and found clear": a low score of its own category, or a sure no of the slow path."""
+    values = [s.of(rule.category) for s in case.scores if s.of(rule.category) is not None]
+    low = bool(values) and max(v for v in values if v is not None) < 0.1 and rule.category not in case.route.uncertain
+    checks = case.judgement.checks if case.judgement else ()
+    sure_no = any(
+        c.rule == rule.category and c.violated == "no" and (c.confidence is None or c.confidence >= 0.7) for c in checks
+    )
+    return low or sure_no
+
+
+@given(situations())
+def test_allow_means_every_active_rule_was_cleared_over_a_complete_video(case: Evidence) -> None:
+    verdict: Verdict = decide(case)
+    if verdict.decision == "allow":
+        assert all(cleared(case, rule) for rule in case.policy.active())
+        assert case.coverage.complete
+        assert not any(c.flagged for c in verdict.categories.values())
+
+
+@given(situations(), probability)
+def test_a_higher_score_never_softens_the_decision(case: Evidence, lower: float) -> None:
+    order = {"allow": 0, "review": 1, "undecided": 1, "block": 2}
+    if not case.scores:
+        return
+    original = case.scores[0]
+    reduced = replace(original, probability=np.minimum(original.probability, np.float32(lower)))
+    softer = decide(replace(case, scores=[reduced, *case.scores[1:]]))
+    assert order[softer.decision] <= order[decide(case).decision]
