@@ -16,25 +16,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from enum import StrEnum
 
 from guard.taxonomy import covers
-from guard.types import DEFAULT_THRESHOLDS, Policy, Rule, Scores, Thresholds
+from guard.types import DEFAULT_THRESHOLDS, Finding, Policy, Rule, RuleFinding, Scores, Thresholds
 
 CLEARED_BY: Mapping[str, tuple[str, ...]] = {"flashing": ("flashing.general", "flashing.red")}
 """Rule category to the columns that together exhaust it: all of them low clears the rule."""
 
 _STRICTNESS = {"off": 0, "flag": 1, "block": 2}
-
-
-class Finding(StrEnum):
-    """What the columns of one rule amount to."""
-
-    CLEAR = "clear"
-    VIOLATION = "violation"
-    UNCERTAIN = "uncertain"
-    DISAGREEMENT = "disagreement"
-    UNCOVERED = "uncovered"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -59,6 +48,18 @@ class RuleEvidence:
     """In [0, 1]; at least 0.5 where the finding is clear or violation, at most 0.5 otherwise. See `certainty`."""
     thresholds: Thresholds
     """Those of the column that decided."""
+    violating: tuple[Column, ...] = ()
+    """The columns that could violate the rule, whatever they say."""
+
+    def summary(self) -> RuleFinding:
+        """Return the finding as the value that routes carry."""
+        return RuleFinding(
+            category=self.rule.category,
+            finding=self.finding,
+            score=max((column.probability for column in self.violating), default=None),
+            confidence=self.confidence,
+            columns=tuple(dict.fromkeys(column.category for column in self.violating)),
+        )
 
 
 def columns(scores: Sequence[Scores]) -> tuple[Column, ...]:
@@ -205,4 +206,10 @@ class Weigher:
 
     def _result(self, rule: Rule, finding: Finding, confidence: float, by: Column | None) -> RuleEvidence:
         used = self._thresholds(rule, by) if by else rule.thresholds or self.calibrated.get(rule.category)
-        return RuleEvidence(rule=rule, finding=finding, confidence=confidence, thresholds=used or DEFAULT_THRESHOLDS)
+        return RuleEvidence(
+            rule=rule,
+            finding=finding,
+            confidence=confidence,
+            thresholds=used or DEFAULT_THRESHOLDS,
+            violating=tuple(column for column in self.found if self._violates(column, rule)),
+        )

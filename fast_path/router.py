@@ -16,10 +16,10 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from fast_path.evidence import CLEARED_BY, Finding, RuleEvidence, Weigher, columns
+from fast_path.evidence import CLEARED_BY, RuleEvidence, Weigher, columns
 from guard.errors import InvalidConfig
 from guard.interfaces import Router
-from guard.types import Coverage, Policy, Route, RouteReason, Scores, Thresholds
+from guard.types import Coverage, Finding, Policy, Route, RouteReason, Scores, Thresholds
 
 _UNSETTLED: tuple[tuple[Finding, RouteReason], ...] = (
     (Finding.UNCOVERED, RouteReason.UNCOVERED_RULE),
@@ -126,4 +126,5 @@ def _result(
         confidence=confidence,
         thresholds={item.rule.category: item.thresholds for item in evidence},
         uncertain=tuple(item.rule.category for item in unsettled),
+        findings=tuple(item.summary() for item in evidence),
     )

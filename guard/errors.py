@@ -35,8 +35,8 @@ GuardError
         RateLimited             rate_limited
         DetectorFailed          detector_failed
 
-Each class has a stable `code` (part of the API), a `hint` (the next step) and `retryable`. A message says what was wrong,
-what is allowed, and what was given. `serve/failures.py` maps classes to HTTP statuses and exit codes.
+Each class has a stable `code` (part of the API), a `hint` (the next step) and `retryable`. A message says what was
+wrong, what is allowed, and what was given. `serve/failures.py` maps classes to HTTP statuses and exit codes.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The straight way of a video: decode, screen, route, ask the slow path, decide. Sees Protocols only.
 
-Three things overlap: decoder processes run ahead, this thread scores, and the slow path waits on its own event loop. Results
-come in input order; how many inputs are under way is bounded, so memory does not grow with the number of inputs.
+Three things overlap: decoder processes run ahead, this thread scores, and the slow path waits on its own event loop.
+Results come in input order; how many inputs are under way is bounded, so memory does not grow with their number.
 """
 
 from __future__ import annotations

@@ -1,8 +1,7 @@
 """Find parts by kind and name.
 
-A part is a file: its name is its registry key, and the module offers `Config`, `build(config)` and `tiny()`. No list to edit.
-A package outside registers through the entry-point group `video_guard.<kind>`; its entry point names such a module.
-"""
+A part is a file: its name is its registry key, and the module offers `Config`, `build(config)` and `tiny()`. No list to
+edit."""
 
 from __future__ import annotations
 
@@ -69,9 +68,8 @@ def load(kind: str, name: str, **settings: Any) -> Any:
 
 _EXTRAS: Mapping[str, str] = MappingProxyType(
     {
-        "accelerate": "train", "peft": "train", "transformers": "hub", "decord": "decord", "openai": "slow", "vllm": "vllm",
-        "fastapi": "serve", "uvicorn": "serve", "sqlalchemy": "serve", "alembic": "serve", "pyarrow": "parquet", "ray": "ray",
-        "kronfluence": "ekfac", "rapidocr": "ocr", "sklearn": "train",
+        "accelerate": "train", "peft": "train", "sklearn": "train", "transformers": "hub", "decord": "decord",
+        "openai": "slow", "vllm": "vllm", "pyarrow": "parquet",
     }
 )  # fmt: skip
 """Import name of an optional package to the extra of `video-guard` that installs it."""

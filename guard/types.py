@@ -254,6 +254,30 @@ class RouteReason(StrEnum):
     NO_ACTIVE_RULES = "no_active_rules"
 
 
+class Finding(StrEnum):
+    """What the screening scores amount to for one rule."""
+
+    CLEAR = "clear"
+    VIOLATION = "violation"
+    UNCERTAIN = "uncertain"
+    DISAGREEMENT = "disagreement"
+    UNCOVERED = "uncovered"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RuleFinding:
+    """What the screening scores say of one active rule."""
+
+    category: str
+    finding: Finding
+    score: float | None
+    """Highest score that could violate the rule, or None where nobody scored it."""
+    confidence: float
+    """In [0, 1]: how far from being undecided."""
+    columns: tuple[str, ...] = ()
+    """Scored categories that could violate the rule: its own, and those below it that no other rule claims."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Route:
     """Where a video goes after screening."""
@@ -266,6 +290,8 @@ class Route:
     """The thresholds used, by category."""
     uncertain: tuple[str, ...] = ()
     """Active categories that the fast path could not settle."""
+    findings: tuple[RuleFinding, ...] = ()
+    """One for each active rule."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

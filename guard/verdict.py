@@ -32,6 +32,7 @@ from guard.types import (
     Route,
     Rule,
     RuleCheck,
+    RuleFinding,
     Scores,
     Segment,
     Stage,
@@ -40,6 +41,7 @@ from guard.types import (
     Verdict,
     Video,
 )
+from guard.types import Finding as ScreenFinding
 
 TIMELINE_MOMENTS = 1200
 """Moments kept in a verdict's timeline: one pixel each on a wide screen; an hour of every frame would be 108,000."""
@@ -54,6 +56,8 @@ class Finding:
 
     rule: Rule
     score: float | None
+    columns: tuple[str, ...]
+    """Scored categories that speak of the rule."""
     thresholds: Thresholds
     outcome: str
     """`violates`, `clear` or `unsettled`."""
@@ -120,26 +124,6 @@ def decide(evidence: Evidence) -> Verdict:
     )
 
 
-def score_for(rule: Rule, scores: Sequence[Scores]) -> float | None:
-    """Return the highest score that speaks of `rule`, or None where no detector does.
-
-    A detector of `violence.fighting` speaks of a rule on `violence` when it fires (a fight is violence), but its
-    silence says nothing of the rest of `violence`; for whether silence is enough see `silence_clears`.
-    """
-    values = [
-        float(s.probability[i])
-        for s in scores
-        for i, column in enumerate(s.categories)
-        if taxonomy.covers(rule.category, column)
-    ]
-    return max(values, default=None)
-
-
-def silence_clears(rule: Rule, scores: Sequence[Scores]) -> bool:
-    """Whether some detector was trained on the rule's own category, so that a low score means that it is absent."""
-    return any(rule.category in s.categories for s in scores)
-
-
 def timeline_of(scores: Sequence[Scores]) -> Timeline | None:
     """Return score over time at the moments of the detector that has most; None where no detector has any.
 
@@ -175,20 +159,27 @@ def _nearest(scores: Scores, seconds: float) -> int:
 
 
 def _finding(rule: Rule, evidence: Evidence) -> Finding:
-    score = score_for(rule, evidence.scores)
-    thresholds = evidence.route.thresholds.get(rule.category) or rule.thresholds or DEFAULT_THRESHOLDS
-    screen = _screen_outcome(rule, score, thresholds, evidence)
-    check = _check_for(rule, evidence.judgement)
-    outcome, stage, why = _settle(screen, check, evidence.judgement)
-    return Finding(rule=rule, score=score, thresholds=thresholds, outcome=outcome, stage=stage, why=why)
-
-
-def _screen_outcome(rule: Rule, score: float | None, thresholds: Thresholds, evidence: Evidence) -> str:
-    if score is not None and score >= thresholds.block_at:
-        return "violates"
     route = evidence.route
+    screened = next((f for f in route.findings if f.category == rule.category), None)
+    check = _check_for(rule, evidence.judgement)
+    outcome, stage, why = _settle(_screen_outcome(rule, screened, route), check, evidence.judgement)
+    return Finding(
+        rule=rule,
+        score=screened.score if screened else None,
+        columns=screened.columns if screened else (),
+        thresholds=route.thresholds.get(rule.category) or rule.thresholds or DEFAULT_THRESHOLDS,
+        outcome=outcome,
+        stage=stage,
+        why=why,
+    )
+
+
+def _screen_outcome(rule: Rule, screened: RuleFinding | None, route: Route) -> str:
+    """What the screen alone settles; a rule that the route has no finding for was judged by nobody."""
+    if screened is not None and screened.finding is ScreenFinding.VIOLATION:
+        return "violates"
     escalated = route.path == "slow" and (not route.uncertain or rule.category in route.uncertain)
-    clear = score is not None and score < thresholds.clear_below and silence_clears(rule, evidence.scores)
+    clear = screened is not None and screened.finding is ScreenFinding.CLEAR
     return "clear" if clear and not escalated else "unsettled"
 
 
@@ -266,7 +257,7 @@ def _bars(finding: Finding, bar: float, scores: Sequence[Scores]) -> Mapping[str
     bars: dict[str, float] = {}
     for s in scores:
         for column, category in enumerate(s.categories):
-            if len(s.moment_seconds) and taxonomy.covers(finding.rule.category, category):
+            if len(s.moment_seconds) and category in finding.columns:
                 peak = float(s.per_moment[:, column].max())
                 fires = float(s.probability[column]) >= bar
                 bars[category] = max(min(bar, peak), 1e-6) if fires else bar
@@ -300,7 +291,7 @@ def _rationale(
 def _sentence(finding: Finding, segments: Sequence[Segment]) -> str:
     label, score = _label(finding.rule), finding.score
     peak = max(
-        (s for s in segments if taxonomy.covers(finding.rule.category, s.category)),
+        (s for s in segments if s.category in finding.columns),
         key=lambda s: s.peak_score,
         default=None,
     )

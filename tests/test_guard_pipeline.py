@@ -10,13 +10,15 @@ import numpy as np
 import pytest
 from builders import frames, judgement, media, policy, scores, video
 
+from fast_path import router
 from guard.errors import Truncated, VlmUnavailable
 from guard.interfaces import Case, Decoded, SamplingNeeds
 from guard.pipeline import SLOW_WINDOW, Pipeline, Stages, merge_needs, need_index
-from guard.types import Coverage, Frames, Judgement, Policy, Route, RouteReason, Rule, Scores, Video
+from guard.types import Frames, Judgement, Rule, Scores, Video
 
 FIGHT = "violence.fighting"
 POLICY = policy(Rule(category=FIGHT, state="block"))
+ROUTER = router.build(router.Config())
 
 
 class BrightnessDetector:
@@ -49,14 +51,6 @@ class MemoryDecoder:
         return Decoded(video=replace(video, media=media()), frames=frames(4, fill=content[0]), cpu_seconds=0.0)
 
 
-class ThresholdRouter:
-    def route(self, found: Sequence[Scores], rules: Policy, coverage: Coverage) -> Route:
-        value = found[0].of(FIGHT) if found else None
-        if value is None or 0.1 <= value < 0.9:
-            return Route(path="slow", reason=RouteReason.UNCERTAIN, confidence=0.0, uncertain=(FIGHT,))
-        return Route(path="fast", reason=RouteReason.CONFIDENT_CLEAR, confidence=1.0)
-
-
 @dataclass
 class ScriptedJudge:
     """Injects faults: answers, raises, or stalls, by script."""
@@ -75,7 +69,7 @@ class ScriptedJudge:
 
 def run(contents: list[bytes], **stages: object) -> list[tuple[str, str | None]]:
     made = [video(f"clip-{i}", data=content) for i, content in enumerate(contents)]
-    parts = {"decoder": MemoryDecoder(), "detectors": (BrightnessDetector(),), "router": ThresholdRouter()} | stages
+    parts = {"decoder": MemoryDecoder(), "detectors": (BrightnessDetector(),), "router": ROUTER} | stages
     pipeline = Pipeline(Stages(**parts), POLICY, workers=2)  # type: ignore[arg-type]
     try:
         verdicts = list(pipeline.check_many(made))
@@ -131,9 +125,7 @@ def test_a_raising_detector_is_named_and_never_read_as_safe() -> None:
 def test_reading_ahead_is_bounded() -> None:
     """A million inputs must not be decoded before the first verdict is taken."""
     decoder = MemoryDecoder()
-    pipeline = Pipeline(
-        Stages(decoder=decoder, detectors=(BrightnessDetector(),), router=ThresholdRouter()), POLICY, workers=2
-    )
+    pipeline = Pipeline(Stages(decoder=decoder, detectors=(BrightnessDetector(),), router=ROUTER), POLICY, workers=2)
 
     def endless() -> Iterator[Video]:
         while True:
@@ -159,7 +151,7 @@ def test_versions_and_timings_are_on_every_verdict() -> None:
         Stages(
             decoder=MemoryDecoder(),
             detectors=(BrightnessDetector(),),
-            router=ThresholdRouter(),
+            router=ROUTER,
             versions={"video_guard": "9"},
         ),
         POLICY,

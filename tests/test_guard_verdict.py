@@ -1,33 +1,38 @@
 """The decision rules, one by one and then by property: nothing unjudged is ever allowed."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import numpy as np
 import pytest
-from builders import coverage, judgement, policy, route, scores, video
+from builders import coverage, judgement, policy, scores, video
 from hypothesis import given
 from hypothesis import strategies as st
 
-from guard.types import ErrorInfo, Judgement, Policy, Route, Rule, Scores, Thresholds, Verdict
+from fast_path import router
+from guard.types import Coverage, ErrorInfo, Judgement, Policy, Rule, Scores, Thresholds, Verdict
 from guard.verdict import TIMELINE_MOMENTS, Evidence, decide, failed, timeline_of
 
 FIGHT = "violence.fighting"
 FIRE = "illegal.fire"
 BLOCK_FIGHT = policy(Rule(category=FIGHT, state="block"))
+ROUTER = router.build(router.Config())
 
 
 def evidence(
     fight: float | None = 0.02,
     *,
     rules: Policy = BLOCK_FIGHT,
-    way: Route | None = None,
+    scored: Sequence[Scores] | None = None,
+    seen: Coverage | None = None,
     answer: Judgement | None = None,
     **changes: object,
 ) -> Evidence:
-    found: list[Scores] = [] if fight is None else [scores({FIGHT: fight})]
-    base = Evidence(
-        video=video(), policy=rules, scores=found, route=way or route(), coverage=coverage(), judgement=answer
-    )
+    """One screened video, routed by the real router."""
+    found = scored if scored is not None else ([] if fight is None else [scores({FIGHT: fight})])
+    cover = seen or coverage()
+    way = ROUTER.route(found, rules, cover)
+    base = Evidence(video=video(), policy=rules, scores=found, route=way, coverage=cover, judgement=answer)
     return replace(base, **changes)
 
 
@@ -47,14 +52,14 @@ def test_a_sure_violation_blocks_or_asks_a_person_as_the_rule_says() -> None:
 
 
 def test_uncertain_without_slow_path_is_review_and_says_so() -> None:
-    verdict = decide(evidence(0.5, way=route("slow", uncertain=(FIGHT,))))
+    verdict = decide(evidence(0.5))
     assert verdict.decision == "review"
     assert "slow_path_unavailable" in verdict.rationale
     assert not verdict.categories[FIGHT].flagged
 
 
 def test_a_rule_nobody_scored_is_review_never_allow() -> None:
-    verdict = decide(evidence(None, way=route("slow", uncertain=(FIGHT,))))
+    verdict = decide(evidence(None))
     assert verdict.decision == "review"
     assert verdict.categories[FIGHT].score is None
     assert "no configured stage can judge" in verdict.rationale
@@ -67,29 +72,26 @@ def test_silence_of_a_narrow_detector_does_not_clear_a_broad_rule() -> None:
 
 
 def test_slow_path_clears_and_raises_uncertain_scores() -> None:
-    way = route("slow", uncertain=(FIGHT,))
-    assert decide(evidence(0.5, way=way, answer=judgement({FIGHT: "no"}))).decision == "allow"
-    assert decide(evidence(0.5, way=way, answer=judgement({FIGHT: "yes"}))).decision == "block"
-    assert decide(evidence(0.5, way=way, answer=judgement({FIGHT: "unsure"}))).decision == "review"
+    assert decide(evidence(0.5, answer=judgement({FIGHT: "no"}))).decision == "allow"
+    assert decide(evidence(0.5, answer=judgement({FIGHT: "yes"}))).decision == "block"
+    assert decide(evidence(0.5, answer=judgement({FIGHT: "unsure"}))).decision == "review"
 
 
 def test_slow_path_without_confidence_settles_nothing() -> None:
-    way = route("slow", uncertain=(FIGHT,))
-    assert decide(evidence(0.5, way=way, answer=judgement({FIGHT: "no"}, confidence=0.6))).decision == "review"
+    assert decide(evidence(0.5, answer=judgement({FIGHT: "no"}, confidence=0.6))).decision == "review"
 
 
 def test_one_pass_cannot_clear_a_high_score_and_two_can() -> None:
-    way = route("slow", uncertain=(FIGHT,))
     once = judgement({FIGHT: "no"})
-    assert decide(evidence(0.95, way=way, answer=once)).decision == "block"
-    assert decide(evidence(0.95, way=way, answer=replace(once, passes=2))).decision == "allow"
+    assert decide(evidence(0.95, answer=once)).decision == "block"
+    assert decide(evidence(0.95, answer=replace(once, passes=2))).decision == "allow"
 
 
 @pytest.mark.parametrize("status", ["partial", "parse_error", "generation_error", "video_error"])
 def test_an_unusable_answer_never_clears(status: str) -> None:
     answer = judgement({FIGHT: "no"}, status=status, error_code=status)
     down = ErrorInfo(code=status, message="no usable answer")
-    verdict = decide(evidence(0.5, way=route("slow", uncertain=(FIGHT,)), answer=answer, slow_error=down))
+    verdict = decide(evidence(0.5, answer=answer, slow_error=down))
     assert verdict.decision == "review"
     assert verdict.degraded
     assert verdict.error == down
@@ -97,11 +99,11 @@ def test_an_unusable_answer_never_clears(status: str) -> None:
 
 def test_a_broken_off_decode_is_undecided_unless_a_violation_was_seen() -> None:
     broken = coverage(complete=False, problem="truncated", decoded_seconds=3.0)
-    verdict = decide(evidence(0.02, coverage=broken))
+    verdict = decide(evidence(0.02, seen=broken))
     assert verdict.decision == "undecided"
     assert verdict.error is not None
     assert verdict.error.code == "truncated"
-    assert decide(evidence(0.97, coverage=broken)).decision == "block"
+    assert decide(evidence(0.97, seen=broken)).decision == "block"
 
 
 def test_a_failed_detector_is_undecided_even_where_the_rest_is_clear() -> None:
@@ -115,16 +117,24 @@ def test_policy_without_active_rules_says_so() -> None:
     assert "no active rule" in verdict.rationale
 
 
-def test_thresholds_of_the_route_win() -> None:
-    way = replace(route(), thresholds={FIGHT: Thresholds(clear_below=0.3, block_at=0.6)})
-    assert decide(evidence(0.25, way=way)).decision == "allow"
-    assert decide(evidence(0.65, way=way)).decision == "block"
+def test_thresholds_of_the_rule_win() -> None:
+    own = policy(Rule(category=FIGHT, state="block", thresholds=Thresholds(clear_below=0.3, block_at=0.6)))
+    assert decide(evidence(0.25, rules=own)).decision == "allow"
+    assert decide(evidence(0.65, rules=own)).decision == "block"
+
+
+def test_an_unblocked_child_does_not_violate_its_parent() -> None:
+    """A boxing channel unblocks fighting: a sure fight is then no violation of the rule on violence."""
+    rules = policy(Rule(category="violence", state="block"), Rule(category=FIGHT, state="off"))
+    verdict = decide(evidence(0.99, rules=rules))
+    assert verdict.decision == "review"
+    assert verdict.categories["violence"].score is None
 
 
 def test_a_violation_always_has_a_segment() -> None:
     """The video score may be above every moment's score, as with a soft maximum; the peak is still shown."""
     high = scores({FIGHT: 0.95}, per_moment=np.array([[0.1], [0.6], [0.2], [0.1], [0.1]], np.float32))
-    verdict = decide(evidence(scores=[high]))
+    verdict = decide(evidence(scored=[high]))
     assert [s.peak_seconds for s in verdict.segments] == [2.0]
 
 
@@ -161,27 +171,23 @@ def situations(draw: st.DrawFn) -> Evidence:
     states = st.sampled_from(["off", "flag", "block"])
     rules = policy(Rule(category=FIGHT, state=draw(states)), Rule(category=FIRE, state=draw(states)))
     covered = draw(st.sets(st.sampled_from([FIGHT, FIRE])))
-    found = [scores({c: draw(probability)}) for c in sorted(covered)]
-    uncertain = tuple(sorted(draw(st.sets(st.sampled_from([FIGHT, FIRE])))))
-    way = route("slow" if uncertain else "fast", uncertain=uncertain)
     answer = None
     if draw(st.booleans()):
         checked = draw(st.dictionaries(st.sampled_from([FIGHT, FIRE]), answers))
         answer = judgement(checked, confidence=draw(st.floats(0, 1)), passes=draw(st.integers(1, 3)))
-    return Evidence(
-        video=video(),
-        policy=rules,
-        scores=found,
-        route=way,
-        coverage=coverage(complete=draw(st.booleans())),
-        judgement=answer,
+    return evidence(
+        rules=rules,
+        scored=[scores({c: draw(probability)}) for c in sorted(covered)],
+        seen=coverage(complete=draw(st.booleans()), largest_gap_seconds=draw(st.sampled_from([1.0, 60.0]))),
+        answer=answer,
     )
 
 
 def cleared(case: Evidence, rule: Rule) -> bool:
     """The slow oracle of "judged and found clear": a low score of its own category, or a sure no of the slow path."""
     values = [s.of(rule.category) for s in case.scores if s.of(rule.category) is not None]
-    low = bool(values) and max(v for v in values if v is not None) < 0.1 and rule.category not in case.route.uncertain
+    seen = case.coverage.largest_gap_seconds <= 10
+    low = seen and bool(values) and max(v for v in values if v is not None) < 0.1
     checks = case.judgement.checks if case.judgement else ()
     sure_no = any(
         c.rule == rule.category and c.violated == "no" and (c.confidence is None or c.confidence >= 0.7) for c in checks
@@ -205,5 +211,7 @@ def test_a_higher_score_never_softens_the_decision(case: Evidence, lower: float)
         return
     original = case.scores[0]
     reduced = replace(original, probability=np.minimum(original.probability, np.float32(lower)))
-    softer = decide(replace(case, scores=[reduced, *case.scores[1:]]))
+    softer = decide(
+        evidence(rules=case.policy, scored=[reduced, *case.scores[1:]], seen=case.coverage, answer=case.judgement)
+    )
     assert order[softer.decision] <= order[decide(case).decision]
