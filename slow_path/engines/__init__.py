@@ -1,0 +1,1 @@
+"""VLM engines: one file each, found by its name."""
