@@ -223,6 +223,14 @@ class Rule:
     exemplars: tuple[Exemplar, ...] = ()
     locked: bool = False
     """A lower layer (community, user) cannot loosen it."""
+    core_value: str = ""
+    """What the rule protects, in one line."""
+    severity: tuple[str, ...] = ()
+    """What mild, serious and extreme violations look like: levels 1, 2, 3 in order; empty where the policy does not say."""
+    subcategories: Mapping[str, str] = field(default_factory=dict)
+    """Category id below this rule to one line of what it means: words for prompts and open-vocabulary scorers."""
+    extends: str = ""
+    """Category of the rule that this one widens; it was made by an extension and follows that rule's state."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
