@@ -4,8 +4,8 @@ An upper layer wins field by field; lines, subcategories and examples are added 
 loosen a rule that a layer below has locked: see `policies.locks`.
 
 Production folds from the bottom up. Two things are promised to be associative. Composing on a composed policy is the
-same as composing in one go. And `merge_layers` joins neighbours first: wherever two groupings both succeed they give one
-policy (they may differ in what they refuse: to merge, one need not know the rules underneath).
+same as composing in one go. And `merge_layers` joins neighbours first: wherever two groupings both succeed they give
+one policy (they may differ in what they refuse: to merge, one need not know the rules underneath).
 """
 
 from __future__ import annotations
