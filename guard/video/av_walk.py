@@ -1,0 +1,173 @@
+"""One pass over the packets: feed the decoder what leads to wanted frames, hand those over, and note what happened."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from guard.types import Float32Array
+from guard.video.av_container import Scan
+from guard.video.av_frame import Painter, difference, luma_signature
+from guard.video.picking import Picked, Picker
+from guard.video.reader import BudgetSpent, ReadRequest, Sink, WatchedFile
+from guard.video.sampling import Burst
+from guard.video.timeline import SettledTimeline
+
+if TYPE_CHECKING:
+    from av.packet import Packet
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+
+@dataclass(slots=True, kw_only=True)
+class Walked:
+    """What a pass did."""
+
+    scored: list[float] = field(default_factory=list)
+    """Increasing times of the frames handed over."""
+    decoded: int = 0
+    errors: int = 0
+    """Packets that the decoder refused."""
+    full: bool = False
+    timed_out: bool = False
+    reached_seconds: float = 0.0
+    displayed: tuple[int, int] | None = None
+    rotation_degrees: int = 0
+
+
+class Walk:
+    """The state of one pass. `bursts=None` hands over every frame."""
+
+    def __init__(
+        self,
+        found: Scan,
+        settled: SettledTimeline,
+        bursts: Sequence[Burst] | None,
+        request: ReadRequest,
+        sink: Sink,
+        file: WatchedFile,
+        painter: Painter,
+        *,
+        thorough: bool,
+    ) -> None:
+        self._found, self._settled, self._request = found, settled, request
+        self._sink, self._file, self._painter = sink, file, painter
+        self._thorough = thorough
+        gap = request.sampling.max_gap_seconds if request.task == "sample" else math.inf
+        self._picker: Picker[VideoFrame] | None = (
+            None if bursts is None else Picker(bursts, gap, share=request.task == "times")
+        )
+        self._jumps = (
+            settled.reliable and request.task in ("sample", "times") and not (thorough and request.task == "sample")
+        )
+        needs = request.needs
+        self._extra = Burst(start_seconds=0.0, frames=needs.burst_frames, spacing_seconds=needs.burst_spacing_seconds)
+        self._extras_left = request.sampling.max_extra_bursts if request.task == "sample" else 0
+        self._signature: Float32Array | None = None
+        self._not_before = -math.inf
+        self._units = len(found.timeline.pts)
+        self._last = -math.inf
+        self.out = Walked()
+
+    def run(self, stream: VideoStream, packets: Iterable[Packet[VideoStream]]) -> Walked:
+        """Decode. A spent budget ends the pass early; everything else that goes wrong is counted."""
+        self._set_up(stream)
+        try:
+            skipped = self._feed(stream, packets)
+            self.out.full = self._thorough and not skipped
+        except BudgetSpent:
+            self.out.timed_out = True
+        if self._picker is not None:
+            self._hand_over(self._picker.finish())
+        self.out.displayed, self.out.rotation_degrees = self._painter.displayed, self._painter.rotation_degrees
+        return self.out
+
+    def _set_up(self, stream: VideoStream) -> None:
+        context = stream.codec_context
+        if context.is_open:
+            context.flush_buffers()
+            return
+        context.thread_count = 1
+        context.thread_type = "NONE"  # type: ignore[assignment]
+        context.options = {"max_pixels": str(self._request.limits.max_pixels)}
+        if not self._thorough:
+            context.skip_frame = "NONREF"
+            context.options = context.options | {"skip_loop_filter": "all"}
+
+    def _feed(self, stream: VideoStream, packets: Iterable[Packet[VideoStream]]) -> bool:
+        """Feed packets until nothing more is wanted; return whether any was left out."""
+        context, resume_at, skipped, jumped = stream.codec_context, 0, False, False
+        for index, packet in enumerate(packets):
+            if index < resume_at:
+                skipped = True
+                continue
+            if jumped:
+                context.flush_buffers()
+                jumped = False
+                if self._picker is not None:
+                    self._picker.forget_held()
+            self._decode(stream, packet)
+            if self._picker is None:
+                continue
+            if self._picker.done:
+                return True
+            start = self._picker.next_start
+            if self._jumps and start is not None:
+                key_index, key_seconds = self._settled.start_for(start)
+                if key_index > index + 1:
+                    resume_at, jumped, self._not_before = key_index, True, key_seconds - 1e-6
+        self._decode(stream, None)
+        return skipped
+
+    def _decode(self, stream: VideoStream, packet: Packet[VideoStream] | None) -> None:
+        import av
+
+        try:
+            frames = stream.codec_context.decode(packet)
+        except av.error.MemoryError:
+            raise
+        except (av.error.FFmpegError, EOFError):
+            self.out.errors += packet is not None
+            frames = []
+        self._units += 1
+        for frame in frames:
+            self._see(frame)
+        self._file.progress(self._units, max(self.out.reached_seconds, 0.0))
+
+    def _see(self, frame: VideoFrame) -> None:
+        self.out.decoded += 1
+        seconds = self._time_of(frame)
+        if seconds < self._not_before:
+            return  # shown before the key frame that decoding resumed at: its references are missing
+        self._last = seconds
+        self.out.reached_seconds = max(self.out.reached_seconds, seconds)
+        if self._picker is None:
+            self._hand_over([Picked(frame, seconds, 0)])
+            return
+        self._watch(frame, seconds)
+        self._hand_over(self._picker.offer(frame, seconds))
+
+    def _time_of(self, frame: VideoFrame) -> float:
+        stamp = frame.pts if frame.pts is not None else frame.dts
+        if not self._settled.reliable or stamp is None:
+            return max(self._last, -self._settled.step_seconds) + self._settled.step_seconds
+        seconds = stamp * self._found.time_base - self._found.base_seconds
+        return seconds if seconds > self._last else self._last + 1e-4
+
+    def _watch(self, frame: VideoFrame, seconds: float) -> None:
+        if self._extras_left <= 0 or self._picker is None:
+            return
+        signature = luma_signature(frame)
+        before, self._signature = self._signature, signature
+        if before is None or signature is None:
+            return
+        changed = difference(before, signature) > self._request.sampling.change_threshold
+        if changed and self._picker.add_burst(seconds, self._extra):
+            self._extras_left -= 1
+
+    def _hand_over(self, picked: Iterable[Picked[VideoFrame]]) -> None:
+        for one in picked:
+            self._sink.frame(self._painter.paint(one.frame), one.pts_seconds, one.burst)
+            self.out.scored.append(one.pts_seconds)
