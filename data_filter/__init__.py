@@ -1,0 +1,1 @@
+"""Distils a training set: influence scorers, selectors, label audit and annotation picking."""

@@ -1,0 +1,1 @@
+"""Influence scorers, one per file; the file name is the registry key."""

@@ -1,0 +1,1 @@
+"""Selectors, one per file; the file name is the registry key."""
