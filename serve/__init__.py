@@ -1,0 +1,1 @@
+"""Where people and programs enter: the `guard` command, the service, and what they write."""

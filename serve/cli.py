@@ -1,0 +1,60 @@
+"""The `guard` command. Each command imports what it needs when it runs, so that `guard --help` is quick."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import sys
+from types import FrameType
+from typing import Annotated, NoReturn
+
+import typer
+
+from guard.errors import GuardError
+from serve.commands import demo, inspect, policy, scan, system
+from serve.failures import Exit, failure_of
+from serve.terminal import fail
+
+app = typer.Typer(
+    name="guard",
+    help="Moderate videos: screen every file, give a reason for every decision, wave nothing through silently.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
+for group in (scan, inspect, policy, system, demo):
+    group.register(app)
+
+
+@app.callback()
+def _options(
+    verbose: Annotated[bool, typer.Option("--verbose", help="Log what is done, on stderr.")] = False,
+) -> None:
+    logging.basicConfig(
+        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", force=True
+    )
+
+
+def main() -> NoReturn:
+    """Run `guard`; ends the process with one of the codes of `serve.failures.Exit`."""
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(standalone_mode=True)
+    except GuardError as error:
+        fail(error)
+        sys.exit(failure_of(error).exit_code)
+    except KeyboardInterrupt:
+        sys.exit(Exit.INTERRUPTED)
+    except BrokenPipeError:  # the reader of our stdout has gone: `guard scan ... | head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(Exit.INTERRUPTED)
+    sys.exit(Exit.OK)
+
+
+def _terminate(number: int, frame: FrameType | None) -> NoReturn:
+    sys.exit(128 + number)  # as SystemExit, so that files and decoders are closed on the way out
+
+
+if __name__ == "__main__":
+    main()

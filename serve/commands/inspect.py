@@ -1,0 +1,144 @@
+"""`guard probe`, `hash`, `flash` and `limits`: facts about one file, and about what is accepted."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from serve.failures import Exit
+from serve.terminal import print_facts, print_json, print_rows, safe
+
+if TYPE_CHECKING:
+    from fast_path.flash import FlashReport
+    from guard.limits import Limits
+    from guard.types import Video
+
+File = Annotated[str, typer.Argument(help="A video file.", show_default=False)]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands to `app`."""
+    app.command("probe")(probe)
+    app.command("hash")(hash_)
+    app.command("flash")(flash)
+    app.command("limits")(limits)
+
+
+def probe(file: File, as_json: AsJson = False) -> None:
+    """Show what a media file says of itself and what its packets show."""
+    from guard.video.sandbox import SandboxedDecoder
+
+    video, bounds, reader = _open(file)
+    with SandboxedDecoder(limits=bounds, reader=reader) as decoder:
+        media = decoder.probe(video)
+    facts = {"source": video.source, "sha256": video.sha256, "size_bytes": video.size_bytes, **asdict(media)}
+    if as_json:
+        print_json({**facts, "streams": dict(media.streams)})
+    else:
+        streams = ", ".join(f"{count} {kind}" for kind, count in media.streams.items())
+        print_facts(
+            {name.replace("_", " "): "unknown" if v is None else v for name, v in {**facts, "streams": streams}.items()}
+        )
+
+
+def hash_(file: File, as_json: AsJson = False) -> None:
+    """Show the SHA-256 by which a file's content is known in every result."""
+    video, _, _ = _open(file)
+    if as_json:
+        print_json({"source": video.source, "sha256": video.sha256, "size_bytes": video.size_bytes})
+    else:
+        print(f"{video.sha256}  {safe(video.source)}")
+
+
+def flash(file: File, as_json: AsJson = False) -> None:
+    """Measure flashing that can trigger seizures on every frame of a file; exits with 1 where it fails.
+
+    After WCAG 2.2 (success criterion 2.3.1) and ITU-R BT.1702; not a certified test.
+    """
+    from fast_path.detectors.flash import Config
+    from fast_path.flash import FlashAnalyzer, FlashResult
+    from guard.interfaces import SamplingNeeds
+    from guard.video.sandbox import SandboxedDecoder
+
+    video, bounds, reader = _open(file)
+    config = Config()
+    analyzer, coverage = FlashAnalyzer(config.settings), None
+    with SandboxedDecoder(limits=bounds, reader=reader) as decoder:
+        for frames in decoder.stream(video, SamplingNeeds(side_px=config.side_px, every_frame=True)):
+            for image, seconds in zip(frames.images, frames.pts_seconds.tolist(), strict=True):
+                analyzer.update(image, seconds)
+            coverage = frames.coverage
+    report = analyzer.finish()
+    complete = coverage is not None and coverage.complete
+    facts = _flash_facts(video, report, complete=complete)
+    if as_json:
+        print_json(facts)
+    else:
+        print_facts({name: value for name, value in facts.items() if name != "spans"})
+        if facts["spans"]:
+            print()
+            print_rows(("kind", "from (s)", "to (s)", "result"), [tuple(span.values()) for span in facts["spans"]])
+    if report.result.severity >= FlashResult.EXTENDED_FAIL.severity:
+        raise typer.Exit(Exit.FAIL_ON_MATCHED)
+    raise typer.Exit(Exit.OK if complete else Exit.SOME_UNDECIDED)
+
+
+def limits(as_json: AsJson = False) -> None:
+    """Show what an input may cost, and the containers and codecs that are decoded."""
+    from guard.limits import DECODERS, DEMUXERS
+
+    bounds = _limits()
+    values: dict[str, Any] = {field.name: getattr(bounds, field.name) for field in fields(bounds)}
+    if as_json:
+        print_json({"limits": values, "containers": DEMUXERS, "codecs": DECODERS})
+        return
+    print_facts({name.replace("_", " "): f"{value:,}" for name, value in values.items()})
+    print()
+    print_facts({"containers": ", ".join(DEMUXERS), "codecs": ", ".join(DECODERS)})
+    print("\nRaise one in the settings file, such as: limits = { max_seconds = 43200 }")
+
+
+def _limits() -> Limits:
+    from guard.api import _limits as limits_of
+    from guard.config import load_settings
+
+    return limits_of(load_settings())
+
+
+def _open(file: str) -> tuple[Video, Limits, str]:
+    from guard.config import load_settings
+    from guard.video.source import open_video
+    from serve.inputs import display
+
+    bounds = _limits()
+    return open_video(Path(file).absolute(), name=display(file), limits=bounds), bounds, load_settings().reader
+
+
+def _flash_facts(video: Video, report: FlashReport, *, complete: bool) -> dict[str, Any]:
+    kinds = (report.general, report.red)
+    return {
+        "source": video.source,
+        "sha256": video.sha256,
+        "result": report.result.value,
+        "complete": complete,
+        "frames": len(report.frame_seconds),
+        "duration_seconds": round(report.duration_seconds, 3),
+        "rounds": report.rounds,
+        **{f"{kind.kind}_result": kind.result.value for kind in kinds},
+        **{f"{kind.kind}_peak_flashes_per_second": kind.peak_flashes for kind in kinds},
+        **{f"{kind.kind}_worst_second_start": round(kind.worst_second_start, 3) for kind in kinds},
+        "spans": [
+            {
+                "kind": kind.kind,
+                "start_seconds": round(span.start_seconds, 3),
+                "end_seconds": round(span.end_seconds, 3),
+                "result": span.result.value,
+            }
+            for kind in kinds
+            for span in kind.spans
+        ],
+    }

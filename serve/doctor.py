@@ -1,0 +1,136 @@
+"""What is installed, whether it works, and what is missing: the checks behind `guard doctor`."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.util
+import platform
+import re
+from collections.abc import Callable, Iterator
+from dataclasses import asdict, dataclass
+from functools import partial
+from importlib.metadata import PackageNotFoundError, distribution, version
+from importlib.resources import files
+from pathlib import Path
+from typing import Literal, TypeAlias
+
+from guard import plugins
+from guard._version import __version__
+
+State: TypeAlias = Literal["ok", "missing", "weak", "broken"]
+
+_OPTIONAL = {
+    "decord": "decord", "hub": "transformers", "parquet": "pyarrow", "slow": "openai", "train": "peft", "vllm": "vllm",
+}  # fmt: skip
+"""Extra to the module that shows whether it is installed."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Check:
+    """One finding. `broken` stops scans; `weak` works with less protection; `missing` is optional."""
+
+    name: str
+    state: State
+    found: str
+
+    def to_json(self) -> dict[str, str]:
+        """Return the check as JSON values."""
+        return asdict(self)
+
+
+def examine() -> list[Check]:
+    """Run every check. A check that fails is `broken`; none raises."""
+    groups: tuple[tuple[str, Callable[[], Iterator[Check]]], ...] = (
+        ("versions", _versions),
+        ("decoder", _decoder),
+        ("sandbox", _sandbox),
+        ("models", _models),
+        ("policies", _policies),
+        ("parts", _parts),
+        ("extras", _extras),
+    )
+    return [check for name, group in groups for check in _guarded(name, group)]
+
+
+def _guarded(name: str, group: Callable[[], Iterator[Check]]) -> list[Check]:
+    checks: list[Check] = []
+    try:
+        for check in group():
+            checks.append(check)  # noqa: PERF402 - what was found before an error counts
+    except Exception as error:
+        checks.append(Check(name=name, state="broken", found=f"{type(error).__name__}: {error}"))
+    return checks
+
+
+def _versions() -> Iterator[Check]:
+    yield Check(name="video-guard", state="ok", found=__version__)
+    yield Check(
+        name="python", state="ok", found=f"{platform.python_version()} on {platform.system()} {platform.machine()}"
+    )
+    for requirement in distribution("video-guard").requires or []:
+        if "extra ==" not in requirement:
+            name = re.split(r"[^A-Za-z0-9._-]", requirement, maxsplit=1)[0]
+            try:
+                yield Check(name=name, state="ok", found=version(name))
+            except PackageNotFoundError:
+                yield Check(name=name, state="broken", found=f"not installed; needed: {requirement}")
+
+
+def _decoder() -> Iterator[Check]:
+    import av
+    import cv2
+
+    libraries = ", ".join(
+        f"{name} {'.'.join(map(str, number))}" for name, number in sorted(av.library_versions.items())
+    )
+    yield Check(name="FFmpeg of av", state="ok", found=f"{av.ffmpeg_version_info}; {libraries}")
+    build = re.search(r"FFMPEG:\s*(\S+)[^\n]*\n\s*avcodec:\s*([^\n]+)", cv2.getBuildInformation())
+    found = f"{build[1]}, avcodec {build[2]}" if build else "not stated by the build"
+    yield Check(name="FFmpeg of opencv", state="ok", found=f'{found}; reads no input unless reader = "opencv"')
+
+
+def _sandbox() -> Iterator[Check]:
+    from guard.video.sandbox import sandbox_report
+
+    for measure, answer in sandbox_report().items():
+        yield Check(name=f"sandbox: {measure}", state="ok" if answer.startswith("on") else "weak", found=answer)
+
+
+def _models() -> Iterator[Check]:
+    for path in sorted(Path(str(files("fast_path") / "weights")).rglob("*")):
+        if path.is_file():
+            digest = hashlib.sha256(path.read_bytes()).hexdigest()
+            yield Check(
+                name=f"model file {path.name}", state="ok", found=f"sha256 {digest}, {path.stat().st_size:,} bytes"
+            )
+    from guard.config import load_settings
+
+    for name in load_settings().detectors:
+        yield from _guarded(f"detector {name}", partial(_detector, name))
+
+
+def _detector(name: str) -> Iterator[Check]:
+    detector = plugins.load("detector", name)
+    found = f"fingerprint {detector.fingerprint}; {', '.join(detector.categories)}"
+    yield Check(name=f"detector {name}", state="ok", found=found)
+
+
+def _policies() -> Iterator[Check]:
+    from policies.load import library, load_policy
+
+    names = library()
+    for name in names:
+        load_policy(name)
+    yield Check(name="policy library", state="ok", found=f"{len(names)} policies, all valid")
+
+
+def _parts() -> Iterator[Check]:
+    for kind in plugins.FOLDERS:
+        yield Check(name=f"parts: {kind}", state="ok", found=", ".join(plugins.names(kind)) or "none")
+
+
+def _extras() -> Iterator[Check]:
+    for extra, module in _OPTIONAL.items():
+        present = importlib.util.find_spec(module) is not None
+        found = f"{module} is installed" if present else f"pip install 'video-guard[{extra}]'"
+        yield Check(name=f"extra {extra}", state="ok" if present else "missing", found=found)
