@@ -226,7 +226,7 @@ class Rule:
     core_value: str = ""
     """What the rule protects, in one line."""
     severity: tuple[str, ...] = ()
-    """What mild, serious and extreme violations look like: levels 1, 2, 3 in order; empty where the policy does not say."""
+    """What mild, serious and extreme violations look like: levels 1, 2, 3 in order; empty where it is not said."""
     subcategories: Mapping[str, str] = field(default_factory=dict)
     """Category id below this rule to one line of what it means: words for prompts and open-vocabulary scorers."""
     extends: str = ""

@@ -10,11 +10,10 @@ from pathlib import Path
 import yaml
 
 from guard.errors import InvalidPolicy, PolicyNotFound
-from guard.types import Exemplar, Policy, Rule, Thresholds
+from guard.types import Policy, Rule
 from policies import schema, views, yamlfile
 from policies.canonical import make_policy, rules_to_plain
 from policies.compose import Layer, compose
-from policies.patch import Patch
 
 MAX_BASES = 4
 """Longest chain of `base` policies; the library's own chains have one link."""
@@ -65,6 +64,20 @@ def dump_policy(policy: Policy) -> str:
 
 
 @cache
+def library_words(category: str) -> dict[str, str]:
+    """Return what the library's policies say of a category (`name`, `core_value`, `definition`), as far as they do.
+
+    A rule of its own is preferred to a line among the subcategories of another, and the default policy to the packs.
+    """
+    rules = [rule for name in ("default", *library()) for rule in load_policy(name).rules.values()]
+    own = next((rule for rule in rules if rule.category == category and rule.definition), None)
+    if own is not None:
+        return {key: value for key in ("name", "core_value", "definition") if (value := getattr(own, key))}
+    line = next((rule.subcategories[category] for rule in rules if category in rule.subcategories), "")
+    return {"definition": line} if line else {}
+
+
+@cache
 def _from_library(name: str) -> Policy:
     return _build(_library_text(name), f"library policy {name!r}", (name,))
 
@@ -86,7 +99,7 @@ def _build(text: str | bytes, where: str, bases: tuple[str, ...]) -> Policy:
     rules = _base_rules(model, where, bases)
     if model.view is not None:
         rules = views.view_rules(rules, model.view)
-    patches = {category: _patch(category, rule) for category, rule in model.rules.items()}
+    patches = {category: schema.to_patch(category, rule) for category, rule in model.rules.items()}
     start = make_policy(name=model.base or model.name, version=model.version, rules=rules)
     composed = compose(start, [Layer(name=where, patches=patches)]).policy
     return make_policy(name=model.name, version=model.version, rules=composed.rules, description=model.description)
@@ -105,25 +118,6 @@ def _base_rules(model: schema.PolicyModel, where: str, bases: tuple[str, ...]) -
     if base in bases or len(bases) >= MAX_BASES:
         raise InvalidPolicy(f"{where}: the bases {' -> '.join((*bases, base))} form a circle or are too many.")
     return dict(_build(_library_text(base), f"library policy {base!r}", (*bases, base)).rules)
-
-
-def _patch(category: str, rule: schema.RuleModel) -> Patch:
-    limits = rule.thresholds
-    return Patch(
-        category=category,
-        state=rule.state,
-        name=rule.name,
-        core_value=rule.core_value,
-        definition=rule.definition,
-        severity=rule.severity,
-        thresholds=Thresholds(clear_below=limits.clear_below, block_at=limits.block_at) if limits else None,
-        locked=rule.locked,
-        extends=rule.extends,
-        subcategories=rule.subcategories,
-        blocked=rule.blocked,
-        allowed=rule.allowed,
-        exemplars=tuple(Exemplar(rule=category, **schema.as_mapping(e)) for e in rule.exemplars),
-    )
 
 
 def _not_found(name: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
@@ -11,7 +11,9 @@ from pydantic_core import ErrorDetails
 
 from guard import taxonomy
 from guard.errors import InvalidPolicy
-from guard.types import RuleState
+from guard.types import Exemplar, RuleState, Thresholds
+from policies.patch import Patch
+from policies.text import clean
 from policies.yamlfile import Document, Path
 
 SCHEMA = 1
@@ -24,17 +26,17 @@ MAX_EXEMPLARS = 1000
 Scheme = Literal["openai", "mlcommons", "dsa"]
 
 
-def _text(limit: int) -> Any:
-    return StringConstraints(strip_whitespace=True, max_length=limit)
+def _clean(value: object) -> object:
+    return clean(value) if isinstance(value, str) else value
 
 
-def _one_paragraph(value: object) -> object:
-    return " ".join(value.split()) if isinstance(value, str) else value
+def _text(limit: int, *, least: int = 0) -> Any:
+    return StringConstraints(min_length=least, max_length=limit)
 
 
-Name = Annotated[str, _text(200)]
-Line = Annotated[str, BeforeValidator(_one_paragraph), StringConstraints(min_length=1, max_length=2000)]
-Paragraph = Annotated[str, BeforeValidator(_one_paragraph), StringConstraints(max_length=8000)]
+Name = Annotated[str, BeforeValidator(_clean), _text(200)]
+Line = Annotated[str, BeforeValidator(_clean), _text(2000, least=1)]
+Paragraph = Annotated[str, BeforeValidator(_clean), _text(8000)]
 Lines = Annotated[tuple[Line, ...], Field(max_length=200)]
 
 
@@ -63,7 +65,7 @@ class ExemplarModel(_Strict):
     violates: bool
     text: Paragraph = ""
     rationale: Paragraph = ""
-    source: Annotated[str, _text(1000)] = ""
+    source: Annotated[str, BeforeValidator(_clean), _text(1000)] = ""
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
 
     @field_validator("sha256")
@@ -88,17 +90,17 @@ class RuleModel(_Strict):
     thresholds: ThresholdsModel | None = None
     exemplars: Annotated[tuple[ExemplarModel, ...], Field(max_length=MAX_EXEMPLARS)] = ()
     locked: bool | None = None
-    extends: Annotated[str, _text(200)] = ""
+    extends: Name = ""
 
 
 class PolicyModel(_Strict):
     """A policy file."""
 
     schema_version: Literal[1] = Field(alias="schema", default=1)
-    name: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
-    version: Annotated[str, StringConstraints(strip_whitespace=True, min_length=1, max_length=100)]
+    name: Annotated[str, BeforeValidator(_clean), _text(200, least=1)]
+    version: Annotated[str, BeforeValidator(_clean), _text(200, least=1)]
     description: Paragraph = ""
-    base: Annotated[str, _text(100)] | None = None
+    base: Name | None = None
     """Policy of the library that this one starts from; the rules then say only what differs."""
     view: Scheme | None = None
     """Make one rule per key of this scheme first, from the taxonomy; the rules then say only what differs."""
@@ -125,6 +127,8 @@ def parse(document: Document, *, where: str) -> PolicyModel:
         raise InvalidPolicy(_explain(error, document, where)) from error
     for category, rule in model.rules.items():
         check_category(category, _place(document, ("rules", category), where))
+        if rule.extends:
+            check_category(rule.extends, _place(document, ("rules", category, "extends"), where))
         for child in rule.subcategories:
             check_subcategory(category, child, _place(document, ("rules", category, "subcategories", child), where))
     return model
@@ -203,6 +207,21 @@ def _allowed_keys(path: Path) -> list[str]:
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def as_mapping(model: BaseModel) -> Mapping[str, Any]:
-    """Return the fields that were given, as plain values."""
-    return model.model_dump(exclude_unset=True, exclude_none=True)
+def to_patch(category: str, rule: RuleModel) -> Patch:
+    """Return the checked rule as the patch of a layer."""
+    limits = rule.thresholds
+    return Patch(
+        category=category,
+        state=rule.state,
+        name=rule.name,
+        core_value=rule.core_value,
+        definition=rule.definition,
+        severity=rule.severity,
+        thresholds=Thresholds(clear_below=limits.clear_below, block_at=limits.block_at) if limits else None,
+        locked=rule.locked,
+        extends=rule.extends,
+        subcategories=rule.subcategories,
+        blocked=rule.blocked,
+        allowed=rule.allowed,
+        exemplars=tuple(Exemplar(rule=category, **e.model_dump()) for e in rule.exemplars),
+    )
