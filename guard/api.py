@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -126,13 +126,15 @@ def _stages(settings: Settings, policy: Policy, limits: Limits) -> Stages:
 
     detectors = tuple(d for d in (plugins.load("detector", n) for n in settings.detectors) if _serves(d, policy))
     sampling = SamplingConfig(max_gap_seconds=settings.max_gap_seconds, seed=settings.seed)
+    calibration, router = _upper("fast_path.calibration"), _upper("fast_path.router")
+    calibrators: dict[str, Calibrator] = calibration.load_calibrators(settings.calibration, detectors)
     return Stages(
         decoder=SandboxedDecoder(workers=settings.workers, limits=limits, sampling=sampling, reader=settings.reader),
         detectors=detectors,
-        router=_upper("fast_path.router").build(_upper("fast_path.router").Config()),
-        calibrators=_calibrators(settings, detectors),
+        router=router.build(router.Config(thresholds=calibration.merged_thresholds(calibrators))),
+        calibrators=calibrators,
         judge=_judge(settings) if settings.slow_url else None,
-        versions=versions(detectors),
+        versions=versions(detectors, calibrators),
     )
 
 
@@ -141,17 +143,12 @@ def _serves(detector: Detector, policy: Policy) -> bool:
     return any(taxonomy.covers(rule.category, c) for rule in policy.active() for c in detector.categories)
 
 
-def _calibrators(settings: Settings, detectors: tuple[Detector, ...]) -> dict[str, Calibrator]:
-    load = _upper("fast_path.calibration").load_calibrators
-    found: dict[str, Calibrator] = load(settings.calibration, detectors)
-    return found
-
-
 def _judge(settings: Settings) -> Any:
     return _upper("slow_path.judge").from_url(settings.slow_url, model=settings.slow_model)
 
 
-def versions(detectors: tuple[Detector, ...]) -> dict[str, str]:
-    """Return what made a verdict: code, interpreter, and the fingerprint of every detector."""
+def versions(detectors: Iterable[Detector], calibrators: Mapping[str, Calibrator]) -> dict[str, str]:
+    """Return what made a verdict: code, interpreter, the fingerprint of every detector and the id of its calibration."""
     found = {"video_guard": __version__, "python": platform.python_version()}
-    return found | {f"detector:{d.name}": d.fingerprint for d in detectors}
+    found |= {f"detector:{d.name}": d.fingerprint for d in detectors}
+    return found | {f"calibration:{name}": c.id for name, c in calibrators.items()}

@@ -35,12 +35,46 @@ class Decoded:
     """CPU time of the decoder process for this video."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fed:
+    """A video whose frames were handed over in chunks: the input with its media facts, and what was covered."""
+
+    video: Video
+    coverage: Coverage
+    cpu_seconds: float
+    """CPU time of the decoder process for this video."""
+
+
+class FrameSink(Protocol):
+    """Takes the frames of one video, chunk by chunk, so that memory does not grow with its length."""
+
+    def take(self, frames: Frames) -> None:
+        """Take the next frames in order. Burst ids count from 0 in each chunk; no burst is cut between two."""
+        ...
+
+    def restart(self) -> None:
+        """Forget everything: the decoder starts over, more thoroughly."""
+        ...
+
+
 @runtime_checkable
 class Decoder(Protocol):
     """Turns videos into frames, in a sandbox."""
 
-    def decode(self, video: Video, needs: SamplingNeeds) -> Decoded:
-        """Decode one video. Raises an `InputError` for whatever the file does wrong."""
+    def feed(self, video: Video, needs: SamplingNeeds, sink: FrameSink) -> Fed:
+        """Decode one video into `sink`. Raises an `InputError` for whatever the file does wrong."""
+        ...
+
+
+class Session(Protocol):
+    """The scoring of one video."""
+
+    def feed(self, frames: Frames) -> None:
+        """Take the next chunk of frames."""
+        ...
+
+    def finish(self, coverage: Coverage) -> Scores:
+        """Return the scores of everything that was fed; the session is then spent."""
         ...
 
 
@@ -68,9 +102,20 @@ class Detector(Protocol):
         """The frames it needs."""
         ...
 
-    def score(self, batch: Sequence[Frames]) -> list[Scores]:
-        """Score a batch of videos; element i belongs to video i and does not depend on the others."""
+    def begin(self) -> Session:
+        """Begin to score one video; sessions of one detector do not depend on each other."""
         ...
+
+    def score(self, batch: Sequence[Frames]) -> list[Scores]:
+        """Score videos whose frames are all at hand; element i is what a session of video i gives."""
+        ...
+
+
+def score_frames(detector: Detector, frames: Frames) -> Scores:
+    """Score one video whose frames are all at hand."""
+    session = detector.begin()
+    session.feed(frames)
+    return session.finish(frames.coverage)
 
 
 @runtime_checkable

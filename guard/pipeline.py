@@ -1,7 +1,8 @@
 """The straight way of a video: decode, screen, route, ask the slow path, decide. Sees Protocols only.
 
-Three things overlap: decoder processes run ahead, this thread scores, and the slow path waits on its own event loop.
-Results come in input order; how many inputs are under way is bounded, so memory does not grow with their number.
+Each video under way has a thread, which scores the frames that its decoder process sends; the slow path waits on its
+own event loop. Results come in input order. How many inputs are under way is bounded, and so is what each one holds:
+memory grows neither with their number nor with their length.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ from itertools import groupby
 
 from guard.background import BackgroundLoop
 from guard.errors import DetectorFailed, GuardError, InputError, VlmUnavailable
-from guard.interfaces import Calibrator, Case, Decoded, Decoder, Detector, Judge, Router, SamplingNeeds
-from guard.types import Coverage, ErrorInfo, Judgement, MediaInfo, Policy, Route, Scores, Verdict, Video
+from guard.interfaces import Calibrator, Case, Decoder, Detector, Fed, Judge, Router, SamplingNeeds
+from guard.screening import Screening
+from guard.types import Coverage, ErrorInfo, Frames, Judgement, MediaInfo, Policy, Route, Scores, Verdict, Video
 from guard.verdict import Evidence, decide, failed
 
 log = logging.getLogger(__name__)
@@ -46,16 +48,15 @@ class Screened:
     """One video after the fast path."""
 
     video: Video
-    decoded: Decoded
+    """With its media facts."""
+    frames: Frames
+    """A thinned sample, for the slow path."""
+    coverage: Coverage
+    """Of the frames that were scored."""
     scores: tuple[Scores, ...]
     route: Route
     errors: tuple[ErrorInfo, ...]
     timings_ms: Mapping[str, float]
-
-    @property
-    def coverage(self) -> Coverage:
-        """Coverage of the sample that was scored."""
-        return self.decoded.frames.coverage
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,85 +77,87 @@ class Pipeline:
         self._workers = workers
         self._seed = seed
         self._needs = merge_needs([d.needs for d in stages.detectors])
-        self._decoders = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="guard-decode")
+        self._threads = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="guard-screen")
         self._loop = BackgroundLoop() if stages.judge is not None else None
 
     def close(self) -> None:
         """End the threads; the caller owns the stages."""
-        self._decoders.shutdown(wait=True, cancel_futures=True)
+        self._threads.shutdown(wait=True, cancel_futures=True)
         if self._loop is not None:
             self._loop.close()
 
     def check_many(self, videos: Iterable[Video]) -> Iterator[Verdict]:
         """Yield one verdict per video, in order. A video at fault yields `undecided` and the others go on."""
         waiting: deque[_Waiting] = deque()
-        for video, future in self._decode_ahead(videos):
-            waiting.append(self._screen(video, future))
+        for video, future in self._screen_ahead(videos):
+            waiting.append(self._escalate(video, future))
             while waiting and (len(waiting) > SLOW_WINDOW or _is_ready(waiting[0])):
                 yield self._finish(waiting.popleft())
         while waiting:
             yield self._finish(waiting.popleft())
 
-    def _decode_ahead(self, videos: Iterable[Video]) -> Iterator[tuple[Video, Future[list[Decoded]]]]:
+    def _screen_ahead(self, videos: Iterable[Video]) -> Iterator[tuple[Video, Future[Screened]]]:
         """Keep every decoder busy with one video waiting behind it, and no more."""
-        ahead: deque[tuple[Video, Future[list[Decoded]]]] = deque()
+        ahead: deque[tuple[Video, Future[Screened]]] = deque()
         for video in videos:
-            ahead.append((video, self._decoders.submit(self._decode, video)))
+            ahead.append((video, self._threads.submit(self._screen, video)))
             if len(ahead) > self._workers + 1:
                 yield ahead.popleft()
         while ahead:
             yield ahead.popleft()
 
-    def _decode(self, video: Video) -> list[Decoded]:
-        return [self.stages.decoder.decode(video, needs) for needs in self._needs]
-
-    def _screen(self, video: Video, future: Future[list[Decoded]]) -> _Waiting:
+    def _escalate(self, video: Video, future: Future[Screened]) -> _Waiting:
         try:
-            screened = self._score(video, future.result())
+            screened = future.result()
         except GuardError as error:
             return _Waiting(verdict=self._failed(video, error.info()))
         except Exception:
             log.exception("screening of %s failed", video.sha256)
-            return _Waiting(verdict=self._failed(video, _detector_failed("the screening")))
-        if screened.route.path == "slow" and self.stages.judge is not None and self._loop is not None:
-            case = Case(
-                video=screened.video,
-                media=_media(screened.video),
-                frames=screened.decoded.frames,
-                scores=screened.scores,
-                route=screened.route,
-                policy=self.policy,
-                seed=self._seed,
-            )
-            return _Waiting(screened=screened, judgement=self._loop.submit(self.stages.judge.judge([case])))
-        return _Waiting(verdict=self._decide(screened, None, None))
+            failure = DetectorFailed("An unexpected error stopped the screening; the log has the details.")
+            return _Waiting(verdict=self._failed(video, failure.info()))
+        judge = self.stages.judge
+        if screened.route.path == "fast" or judge is None or self._loop is None:
+            return _Waiting(verdict=self._decide(screened, None, None))
+        return _Waiting(screened=screened, judgement=self._loop.submit(judge.judge([self._case(screened)])))
 
-    def _score(self, video: Video, decoded: Sequence[Decoded]) -> Screened:
+    def _case(self, screened: Screened) -> Case:
+        return Case(
+            video=screened.video,
+            media=_media(screened.video),
+            frames=screened.frames,
+            scores=screened.scores,
+            route=screened.route,
+            policy=self.policy,
+            seed=self._seed,
+        )
+
+    def _screen(self, video: Video) -> Screened:
+        """Decode and score one video; runs in a thread of its own, beside its decoder process."""
         started = time.perf_counter()
         scores: list[Scores] = []
         errors: list[ErrorInfo] = []
-        for detector in self.stages.detectors:
-            sample = decoded[need_index(detector.needs, self._needs)]
-            try:
-                raw = detector.score([sample.frames])[0]
-                calibrator = self.stages.calibrators.get(detector.name)
-                scores.append(calibrator.apply(raw) if calibrator else raw)
-            except GuardError as error:
-                errors.append(error.info())
-            except Exception:
-                log.exception("detector %s failed on %s", detector.name, video.sha256)
-                errors.append(_detector_failed(f"the detector {detector.name!r}"))
-        screen_ms = (time.perf_counter() - started) * 1e3
-        coverage = decoded[0].frames.coverage
-        route = self.stages.router.route(scores, self.policy, coverage)
-        decode_ms = sum(d.cpu_seconds for d in decoded) * 1e3
+        passes: list[tuple[Screening, Fed]] = []
+        for need in self._needs:
+            served = [d for d in self.stages.detectors if self._needs[need_index(d.needs, self._needs)] == need]
+            screening = Screening(served, self.stages.calibrators, video.sha256)
+            fed = self.stages.decoder.feed(video, need, screening)
+            scores += screening.finish(fed.coverage)
+            errors += screening.errors
+            passes.append((screening, fed))
+        first, fed = passes[0]
+        decode_ms = sum(done.cpu_seconds for _, done in passes) * 1e3
+        route = self.stages.router.route(scores, self.policy, fed.coverage)
         return Screened(
-            video=decoded[0].video,
-            decoded=decoded[0],
+            video=fed.video,
+            frames=first.frames(fed.coverage),
+            coverage=fed.coverage,
             scores=tuple(scores),
             route=route,
             errors=tuple(errors),
-            timings_ms={"decode_cpu": round(decode_ms, 2), "screen": round(screen_ms, 2)},
+            timings_ms={
+                "decode_cpu": round(decode_ms, 2),
+                "screen": round((time.perf_counter() - started) * 1e3, 2),
+            },
         )
 
     def _finish(self, waiting: _Waiting) -> Verdict:
@@ -240,10 +243,6 @@ def _media(video: Video) -> MediaInfo:
     if video.media is None:
         raise InputError("The decoder gave no media facts.")
     return video.media
-
-
-def _detector_failed(what: str) -> ErrorInfo:
-    return DetectorFailed(f"An unexpected error stopped {what}; the log has the details.").info()
 
 
 def _slow_error(judgement: Judgement) -> ErrorInfo | None:

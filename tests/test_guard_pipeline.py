@@ -8,13 +8,16 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from builders import frames, judgement, media, policy, scores, video
+from builders import coverage, frames, judgement, media, policy, scores, video
+from hypothesis import given
+from hypothesis import strategies as st
 
 from fast_path import router
 from guard.errors import Truncated, VlmUnavailable
-from guard.interfaces import Case, Decoded, SamplingNeeds
+from guard.interfaces import Case, Fed, FrameSink, SamplingNeeds, score_frames
 from guard.pipeline import SLOW_WINDOW, Pipeline, Stages, merge_needs, need_index
-from guard.types import Frames, Judgement, Rule, Scores, Video
+from guard.screening import FrameKeeper
+from guard.types import Coverage, Frames, Judgement, Rule, Scores, Video
 
 FIGHT = "violence.fighting"
 POLICY = policy(Rule(category=FIGHT, state="block"))
@@ -29,8 +32,23 @@ class BrightnessDetector:
     fingerprint = "brightness-1"
     needs = SamplingNeeds()
 
+    def begin(self) -> "BrightnessSession":
+        return BrightnessSession(self.name)
+
     def score(self, batch: Sequence[Frames]) -> list[Scores]:
-        return [scores({FIGHT: float(f.images.mean() / 255)}, detector=self.name) for f in batch]
+        return [score_frames(self, f) for f in batch]
+
+
+class BrightnessSession:
+    def __init__(self, name: str) -> None:
+        self.name = name
+        self.means: list[float] = []
+
+    def feed(self, frames: Frames) -> None:
+        self.means.append(float(frames.images.mean() / 255))
+
+    def finish(self, coverage: Coverage) -> Scores:
+        return scores({FIGHT: max(self.means)}, detector=self.name)
 
 
 class MemoryDecoder:
@@ -40,7 +58,7 @@ class MemoryDecoder:
         self.started = 0
         self.lock = threading.Lock()
 
-    def decode(self, video: Video, needs: SamplingNeeds) -> Decoded:
+    def feed(self, video: Video, needs: SamplingNeeds, sink: FrameSink) -> Fed:
         with self.lock:
             self.started += 1
         content = video.data or b""
@@ -48,7 +66,12 @@ class MemoryDecoder:
             raise Truncated("cut")
         if content == b"?":
             raise ZeroDivisionError
-        return Decoded(video=replace(video, media=media()), frames=frames(4, fill=content[0]), cpu_seconds=0.0)
+        if content[0] == 1:  # starts over after a bright false start, as a reader does that found holes
+            sink.take(frames(4, fill=255))
+            sink.restart()
+        chunk = frames(4, fill=content[0])
+        sink.take(chunk)
+        return Fed(video=replace(video, media=media()), coverage=chunk.coverage, cpu_seconds=0.0)
 
 
 @dataclass
@@ -116,7 +139,7 @@ def test_a_raising_detector_is_named_and_never_read_as_safe() -> None:
     class Broken(BrightnessDetector):
         name = "broken"
 
-        def score(self, batch: Sequence[Frames]) -> list[Scores]:
+        def begin(self) -> "BrightnessSession":
             raise FloatingPointError
 
     assert run([b"\x00"], detectors=(Broken(), BrightnessDetector())) == [("undecided", "detector_failed")]
@@ -182,3 +205,20 @@ def test_scores_reject_what_is_not_a_probability() -> None:
         scores({FIGHT: float("nan")})
     with pytest.raises(ValueError, match="float32 of shape"):
         scores({FIGHT: 0.5}, probability=np.zeros((2,), np.float32))
+
+
+@given(st.lists(st.integers(1, 40), min_size=1, max_size=30), st.integers(2, 16))
+def test_kept_frames_are_bounded_even_and_hold_the_first(chunks: list[int], limit: int) -> None:
+    keeper = FrameKeeper(limit)
+    first = 0
+    for count in chunks:
+        chunk = frames(count)
+        keeper.add(replace(chunk, pts_seconds=np.arange(first, first + count, dtype=np.float64)))
+        first += count
+    kept = keeper.frames(coverage()).pts_seconds
+    assert kept[0] == 0
+    assert len(kept) <= limit
+    steps = set(np.diff(kept))
+    assert len(steps) <= 1, "evenly spaced"
+    assert len(kept) > (limit - 1) // 2 or first <= limit, "not thinner than needed"
+    assert all(step == 1 for step in steps) or first > limit

@@ -23,9 +23,9 @@ from dataclasses import asdict, dataclass, field
 
 import numpy as np
 
-from fast_path.flash import FlashResult, FlashSettings, KindReport, analyse
-from guard.interfaces import Detector, SamplingNeeds
-from guard.types import Coverage, Float32Array, Frames, Scores
+from fast_path.flash import FlashAnalyzer, FlashResult, FlashSettings, KindReport
+from guard.interfaces import Detector, SamplingNeeds, score_frames
+from guard.types import Coverage, Float32Array, Float64Array, Frames, Scores
 
 CATEGORIES = ("flashing.general", "flashing.red")
 _ALGORITHM = 1
@@ -62,23 +62,43 @@ class FlashDetector:
         """Every frame, small."""
         return SamplingNeeds(side_px=self.config.side_px, every_frame=True)
 
+    def begin(self) -> FlashSession:
+        """Begin to score one video; one moment per frame."""
+        return FlashSession(self)
+
     def score(self, batch: Sequence[Frames]) -> list[Scores]:
         """Score each video on its own; one moment per frame."""
-        return [self._score(frames) for frames in batch]
+        return [score_frames(self, frames) for frames in batch]
 
-    def _score(self, frames: Frames) -> Scores:
-        report = analyse(zip(frames.images, frames.pts_seconds.tolist(), strict=True), self.config.settings)
-        limit = self.config.settings.limit_transitions
+
+class FlashSession:
+    """Analyses one video as its frames come in."""
+
+    def __init__(self, detector: FlashDetector) -> None:
+        self._detector = detector
+        self._analyzer = FlashAnalyzer(detector.config.settings)
+        self._times: list[Float64Array] = []
+
+    def feed(self, frames: Frames) -> None:
+        """Analyse the next frames."""
+        self._times.append(frames.pts_seconds.copy())
+        for image, seconds in zip(frames.images, frames.pts_seconds.tolist(), strict=True):
+            self._analyzer.update(image, seconds)
+
+    def finish(self, coverage: Coverage) -> Scores:
+        """Return the scores of the video; at least 0.5 where `coverage` says that frames are missing."""
+        report = self._analyzer.finish()
+        limit = self._detector.config.settings.limit_transitions
         columns = [moment_scores(kind, limit) for kind in (report.general, report.red)]
         per_moment = np.stack(columns, axis=1)
-        floor = np.float32(0.0 if saw_every_frame(frames.coverage) else _UNSEEN)
+        floor = np.float32(0.0 if saw_every_frame(coverage) else _UNSEEN)
         return Scores(
-            categories=self.categories,
+            categories=self._detector.categories,
             probability=np.maximum(per_moment.max(axis=0), floor),
-            moment_seconds=frames.pts_seconds.copy(),
+            moment_seconds=np.concatenate(self._times),
             per_moment=per_moment,
-            detector=self.name,
-            fingerprint=self.fingerprint,
+            detector=self._detector.name,
+            fingerprint=self._detector.fingerprint,
         )
 
 

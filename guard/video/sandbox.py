@@ -14,14 +14,14 @@ from dataclasses import replace
 from types import TracebackType
 from typing import Self
 
-from guard.interfaces import Decoded, SamplingNeeds
+from guard.interfaces import Decoded, Fed, FrameSink, SamplingNeeds
 from guard.limits import Limits
 from guard.types import Frames, MediaInfo, Video, require
 from guard.video.pool import Pool, Worker
 from guard.video.reader import ReadRequest, ReadResult, Task
 from guard.video.sampling import SamplingConfig, content_seed
 from guard.video.source import content_fd
-from guard.video.streaming import collect_frames, stream_frames
+from guard.video.streaming import collect_frames, feed_frames, stream_frames
 
 
 class SandboxedDecoder:
@@ -72,6 +72,17 @@ class SandboxedDecoder:
             self._request("times", video, needs), times_seconds=tuple(sorted(float(t) for t in times_seconds))
         )
         return self._run(video, request)[1]
+
+    def feed(self, video: Video, needs: SamplingNeeds, sink: FrameSink) -> Fed:
+        """Give the frames that `decode` would return to `sink`, in chunks of some 32 MiB that cut no burst.
+
+        The coverage of a chunk is provisional; that of the returned value is final. Raises an `InputError` for whatever
+        the file does wrong, and whatever `sink` raises.
+        """
+        request = self._request("sample", video, needs)
+        with content_fd(video) as fd, self._borrowed() as worker:
+            result, cpu_seconds = feed_frames(worker, request, fd, video.source, sink)
+        return Fed(video=replace(video, media=result.media), coverage=result.coverage, cpu_seconds=cpu_seconds)
 
     def stream(self, video: Video, needs: SamplingNeeds) -> Iterator[Frames]:
         """Yield the frames that `decode` would return, in chunks of some 32 MiB, in order.

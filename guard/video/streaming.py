@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from guard.errors import DecoderCrashed, InputError, TooManyFrames, error_for_code
+from guard.interfaces import FrameSink
 from guard.types import Coverage, Frames, UInt8Array
 from guard.video import codec
 from guard.video.pool import Worker, broken_protocol, job_events
@@ -23,11 +24,12 @@ class Collector:
     def __init__(self, side_px: int, max_bytes: int) -> None:
         self._side_px = side_px
         self._max_bytes = max_bytes
-        self._first_burst = 0
+        self._first_burst: int | None = None
         self.clear()
 
     def clear(self) -> None:
-        """Forget everything."""
+        """Forget everything; the next burst counts as the first."""
+        self._first_burst = None
         self._images: list[UInt8Array] = []
         self._pts: list[float] = []
         self._bursts: list[int] = []
@@ -44,9 +46,11 @@ class Collector:
                 f"The frames asked for take more than {self._max_bytes} bytes (limits.max_result_bytes).",
                 hint="Ask for smaller frames or a larger gap, or read the video with `SandboxedDecoder.stream`.",
             )
+        if self._first_burst is None:
+            self._first_burst = bursts[0]
         self._images.append(images)
         self._pts += pts
-        self._bursts += bursts
+        self._bursts += [burst - self._first_burst for burst in bursts]
 
     def frames(self, coverage: Coverage) -> Frames:
         """Return all frames as one value. Raises `WireError` if they are not in order, or absent."""
@@ -58,11 +62,25 @@ class Collector:
         except (ValueError, OverflowError) as error:
             raise WireError(str(error)) from None
 
+    def take_bursts(self, coverage: Coverage) -> Frames | None:
+        """Return all but the last burst, which may go on in the next message; None while there is only one burst."""
+        whole = next((i for i in range(len(self._bursts), 0, -1) if self._bursts[i - 1] != self._bursts[-1]), 0)
+        if whole == 0:
+            return None
+        every = self.frames(coverage)
+        kept = every.images[whole:].copy()
+        self._first_burst = (self._first_burst or 0) + self._bursts[-1]
+        self._images, self.total_bytes = [kept], kept.nbytes
+        self._pts, self._bursts = self._pts[whole:], [0] * len(kept)
+        return Frames(
+            images=every.images[:whole],
+            pts_seconds=every.pts_seconds[:whole],
+            burst_ids=every.burst_ids[:whole],
+            coverage=coverage,
+        )
+
     def take(self, coverage: Coverage) -> Frames:
         """Return what has come since the last call, its burst ids counted from 0, and forget it."""
-        if self._bursts:
-            first = self._bursts[0]
-            self._bursts = [burst - first for burst in self._bursts]
         frames = self.frames(coverage)
         self.clear()
         return frames
@@ -83,6 +101,43 @@ def collect_frames(worker: Worker, request: ReadRequest, fd: int, label: str) ->
                 collector.clear()
             else:
                 collector.add(event, blob)
+    except WireError as error:
+        worker.kill("protocol")
+        raise broken_protocol(label, error) from None
+    finally:
+        events.close()
+
+
+def feed_frames(worker: Worker, request: ReadRequest, fd: int, label: str, sink: FrameSink) -> tuple[ReadResult, float]:
+    """Run one job and give its frames to `sink` in chunks that cut no burst; the clocks stand still meanwhile.
+
+    Returns the result and the worker's CPU seconds. Raises an `InputError`, and whatever `sink` raises.
+    """
+    collector = Collector(request.needs.side_px, request.limits.max_result_bytes)
+    events = job_events(worker, codec.request_to_json(request), request.limits, fd, label)
+    seen = 0
+    try:
+        while True:
+            try:
+                event, blob = next(events)
+            except StopIteration as stop:
+                result, cpu_seconds = _result(stop.value, label)
+                break
+            if event["event"] == "restart":
+                collector.clear()
+                sink.restart()
+                seen = 0
+                continue
+            collector.add(event, blob)
+            chunk = (
+                collector.take_bursts(_provisional(request, seen)) if collector.total_bytes >= _CHUNK_BYTES else None
+            )
+            if chunk is not None:
+                seen += len(chunk.pts_seconds)
+                with worker.paused():
+                    sink.take(chunk)
+        sink.take(collector.take(result.coverage))
+        return result, cpu_seconds
     except WireError as error:
         worker.kill("protocol")
         raise broken_protocol(label, error) from None
