@@ -112,4 +112,5 @@ def _grid() -> tuple[Float32Array, Float32Array]:
 
 
 def _pixels(image: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> UInt8Array:
-    return np.clip(image * 255, 0, 255).astype(np.uint8)
+    pixels: UInt8Array = np.clip(image * 255, 0, 255).astype(np.uint8)
+    return pixels

@@ -35,6 +35,7 @@ class Budget:
     """How many bytes of the page may still go to what it could do without, and what was left out."""
 
     timeline_bytes: int = 12 << 20
+    timeline_reserve: int = 4 << 20
     picture_bytes: int = 12 << 20
     timelines_left_out: int = 0
     pictures_left_out: int = 0
@@ -177,7 +178,9 @@ def _add_timeline(row: dict[str, Any], record: Mapping[str, Any], budget: Budget
     axis, _ = thin(times, by_peak[0][1])
     series = [[name, thin(times, values)[1]] for name, values in by_peak]
     cost = 8 * len(axis) + sum(5 * len(values) for _, values in series)
-    if cost > budget.timeline_bytes:
+    # A third is kept for inputs that are not allowed, wherever they stand in the list.
+    floor = budget.timeline_reserve if record["decision"] == "allow" else 0
+    if cost > budget.timeline_bytes - floor:
         budget.timelines_left_out += 1
         return
     budget.timeline_bytes -= cost

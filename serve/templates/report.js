@@ -14,7 +14,7 @@
       if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
       else node.setAttribute(name, value === true ? "" : String(value));
     }
-    for (const child of children.flat()) if (child !== null && child !== undefined) node.append(child);
+    for (const child of children.flat(Infinity)) if (child !== null && child !== undefined) node.append(child);
     return node;
   }
 
@@ -168,7 +168,7 @@
         "aria-label": "Score over time. " + row.u.map((s) => nameOf(s[0]) + " peaks at " + pct(Math.max(...s[1]) / 1000)).join("; ") + ". Arrow keys move the reading line." });
       for (const v of [0, 0.5, 1]) svg.append(el("line", { class: "axis", x1: left, x2: right, y1: y(v), y2: y(v) }), el("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, v === 0.5 ? "0.5" : String(v)));
       const steps = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200], step = steps.find((s) => last / s <= width / 90) || 14400;
-      for (let t = 0; t <= last + 1e-9; t += step) svg.append(el("text", { x: x(t), y: height - 6, "text-anchor": t === 0 ? "start" : x(t) > right - 20 ? "end" : "middle" }, last < 60 ? +t.toFixed(1) + " s" : clock(t)));
+      for (let t = 0; t <= last + 1e-9; t += step) svg.append(el("text", { x: x(t), y: height - 6, "text-anchor": t === 0 ? "start" : x(t) > right - 20 ? "end" : "middle" }, last < 60 ? +t.toFixed(1) + " s" : t < 60 ? "0:" + String(Math.round(t)).padStart(2, "0") : clock(t)));
       const chosen = row.u[focus], bounds = row.b[chosen[0]];
       row.u.forEach((s, k) => row.g.filter((g) => g[2] === s[0]).forEach((g) => {
         const from = x(g[0]), wide = Math.max(3, x(g[1]) - from);
@@ -177,7 +177,7 @@
       }));
       if (bounds) for (const [kind, value, label] of [["clear-below", bounds[0], "clear below "], ["block-at", bounds[1], "block at "]])
         if (value <= 1) svg.append(el("line", { class: "bound " + kind, x1: left, x2: right, y1: y(value), y2: y(value) }),
-          el("text", { class: kind, x: right, y: value > 0.92 ? y(value) + 12 : y(value) - 4, "text-anchor": "end" }, label + pct(value)));
+          el("text", { class: kind, x: right, y: value > 0.5 ? y(value) + 13 : y(value) - 4, "text-anchor": "end" }, label + pct(value)));
       const order = row.u.map((_, k) => k).sort((a, b) => (a === focus) - (b === focus));
       for (const k of order) {
         const points = row.u[k][1].map((v, n) => x(times[n]).toFixed(1) + "," + y(v / 1000).toFixed(1));
