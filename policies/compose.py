@@ -13,10 +13,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from types import MappingProxyType
+from typing import TypeAlias
 
 from guard.errors import InvalidPolicy
 from guard.types import Policy, Rule, RuleState
-from policies.canonical import make_policy, patch_to_plain
+from policies.canonical import make_policy, patch_to_plain, rules_to_plain
 from policies.locks import check_lock, is_locked
 from policies.patch import Patch, claimant, merge, to_patches, to_rule
 
@@ -77,15 +78,19 @@ class Composed:
         return self.decided_by(category) or "nobody"
 
 
-def compose(base: Policy, layers: Sequence[Layer] = ()) -> Composed:
+Base: TypeAlias = Policy | Composed
+"""What layers lie on. A `Composed` also remembers who decided what."""
+
+
+def compose(base: Base, layers: Sequence[Layer] = ()) -> Composed:
     """Return `base` under `layers`, the lowest first.
 
     Raises:
         InvalidPolicy: a layer loosens what a layer below it has locked (the message names the rule and who locked it),
             or has a new rule without a state.
     """
-    patches = to_patches(base.rules)
-    steps = {category: [Step(layer=base.name, says=patch_to_plain(patch))] for category, patch in patches.items()}
+    start, steps = _start(base)
+    patches = to_patches(start.rules)
     for layer in layers:
         below = dict(patches)
         for category, patch in layer.patches.items():
@@ -94,12 +99,19 @@ def compose(base: Policy, layers: Sequence[Layer] = ()) -> Composed:
         for category, patch in layer.patches.items():
             steps.setdefault(category, []).append(Step(layer=layer.name, says=patch_to_plain(patch)))
     policy = make_policy(
-        name="/".join([base.name, *(layer.name for layer in layers)]),
-        version="/".join([base.version, *(layer.version for layer in layers if layer.version)]),
+        name="/".join([start.name, *(layer.name for layer in layers)]),
+        version="/".join([start.version, *(layer.version for layer in layers if layer.version)]),
         rules=_resolve(patches),
-        description=base.description,
+        description=start.description,
     )
     return Composed(policy=policy, steps=MappingProxyType({c: tuple(s) for c, s in steps.items()}))
+
+
+def _start(base: Base) -> tuple[Policy, dict[str, list[Step]]]:
+    if isinstance(base, Composed):
+        return base.policy, {category: list(steps) for category, steps in base.steps.items()}
+    said = rules_to_plain(base.rules)
+    return base, {category: [Step(layer=base.name, says=says)] for category, says in said.items()}
 
 
 def merge_layers(lower: Layer, upper: Layer) -> Layer:

@@ -26,9 +26,10 @@ def library() -> tuple[str, ...]:
 
 
 def load_policy(name_or_path: str | Path) -> Policy:
-    """Return a policy of the library by name, or one from a YAML file by path.
+    """Return a policy of the library by name, one from a YAML file by path, or a stored layer by `layer:<name>`.
 
-    A name of the library comes first; a file of that name is meant by `./default.yaml`.
+    A name of the library comes first; a file of that name is meant by `./default.yaml`. A layer comes with everything
+    that it lies on, from the store that `GUARD_POLICY_STORE` names.
 
     Raises:
         PolicyNotFound: neither the library nor the disk has it; the message lists the library and the closest name.
@@ -37,6 +38,10 @@ def load_policy(name_or_path: str | Path) -> Policy:
     name = str(name_or_path)
     if isinstance(name_or_path, str) and name in library():
         return _from_library(name)
+    if name.startswith("layer:"):
+        from policies import store  # the store loads what layers lie on, so it imports this module
+
+        return store.effective(name.removeprefix(store.PREFIX)).policy
     path = Path(name)
     if path.is_file():
         return parse_policy(_read(path), where=name)

@@ -18,7 +18,7 @@ from guard import taxonomy
 from guard.errors import InvalidPolicy
 from guard.types import Exemplar, Policy, Rule, RuleState
 from policies import names, text
-from policies.compose import Composed, compose
+from policies.compose import Base, Composed, compose
 from policies.edits import Action, History
 from policies.load import library_words
 from policies.patch import Patch, claimant, merge
@@ -59,7 +59,7 @@ def block(
     history: History,
     name: str,
     *,
-    below: Policy,
+    below: Base,
     by: By,
     definition: str = "",
     examples: Sequence[Exemplar] = (),
@@ -86,7 +86,7 @@ def block(
     return _apply(history, "block", {found.category: after[0]}, below, by, hint)
 
 
-def unblock(history: History, name: str, *, below: Policy, by: By) -> Outcome:
+def unblock(history: History, name: str, *, below: Base, by: By) -> Outcome:
     """Switch `name` off: it violates nothing any more, unless a more specific rule says so.
 
     Raises:
@@ -111,7 +111,7 @@ def extend(
     history: History,
     name: str,
     *,
-    below: Policy,
+    below: Base,
     by: By,
     variants: Sequence[str] = (),
     definition: str = "",
@@ -153,7 +153,7 @@ def extend(
     return _apply(history, "extend", after, below, by, tuple(notes))
 
 
-def lock(history: History, name: str, *, below: Policy, by: By) -> Outcome:
+def lock(history: History, name: str, *, below: Base, by: By) -> Outcome:
     """Keep the present state of a rule from being loosened by the layers above this one."""
     policy = compose(below, [history.layer()]).policy
     found = names.resolve(name, policy.rules)
@@ -164,7 +164,7 @@ def lock(history: History, name: str, *, below: Policy, by: By) -> Outcome:
     return _apply(history, "lock", {found.category: merge(before, patch)}, below, by, ())
 
 
-def add_examples(history: History, name: str, examples: Sequence[Exemplar], *, below: Policy, by: By) -> Outcome:
+def add_examples(history: History, name: str, examples: Sequence[Exemplar], *, below: Base, by: By) -> Outcome:
     """Add demonstrations, of violation or of its absence, to a rule that is there; its state stays as it is."""
     policy = compose(below, [history.layer()]).policy
     found = names.resolve(name, policy.rules)
@@ -176,7 +176,7 @@ def add_examples(history: History, name: str, examples: Sequence[Exemplar], *, b
     return _apply(history, "add-example", {found.category: merge(before, added)}, below, by, ())
 
 
-def revert(history: History, number: int, *, below: Policy, by: By) -> Outcome:
+def revert(history: History, number: int, *, below: Base, by: By) -> Outcome:
     """Take back edit `number`: every category it touched gets back what it had before.
 
     Raises:
@@ -199,7 +199,7 @@ def _apply(
     history: History,
     action: Action,
     after: Mapping[str, Patch | None],
-    below: Policy,
+    below: Base,
     by: By,
     notes: Iterable[str],
     *,
@@ -216,12 +216,12 @@ def _apply(
     return Outcome(history=edited, composed=composed, changed=tuple(changed), notes=tuple(notes))
 
 
-def _unchanged(history: History, below: Policy, *notes: str) -> Outcome:
+def _unchanged(history: History, below: Base, *notes: str) -> Outcome:
     return Outcome(history=history, composed=compose(below, [history.layer()]), changed=(), notes=notes)
 
 
 def _restored(
-    history: History, category: str, undoes: Action, below: Policy, *, wanted: RuleState
+    history: History, category: str, undoes: Action, below: Base, *, wanted: RuleState
 ) -> tuple[Patch | None] | None:
     """Return the patch from before the last edit of `category`, where going back to it has the wanted effect.
 
