@@ -89,7 +89,7 @@ def refused_start(head: bytes) -> str | None:
 
 _SIGNATURES: tuple[tuple[int, bytes], ...] = (
     (4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (4, b"free"), (4, b"skip"), (4, b"wide"), (4, b"pnot"), (4, b"styp"), (4, b"moof"),
-    (0, b"\x1aE\xdf\xa3"), (0, b"RIFF"), (0, b"FLV\x01"), (0, b"OggS"), (0, b"0&\xb2u\x8ef\xcf\x11"), (0, b"DKIF"), (0, b"G"),
+    (0, b"\x1aE\xdf\xa3"), (8, b"AVI "), (8, b"WEBP"), (0, b"FLV\x01"), (0, b"OggS"), (0, b"0&\xb2u\x8ef\xcf\x11"), (0, b"DKIF"), (0, b"G"),
     (4, b"G"), (0, b"\x00\x00\x01"), (0, b"\x00\x00\x00\x01"), (0, b"GIF8"), (0, b"\x89PNG"), (0, b"\xff\xd8\xff"), (0, b"BM"),
     (0, b"\x12\x00"),
 )  # fmt: skip

@@ -81,8 +81,8 @@ class Scan:
     problems: list[str] = field(default_factory=list)
 
 
-def choose(container: InputContainer, limits: Limits) -> tuple[VideoStream, int]:
-    """Return the video stream that a player would show, and how many others there are; cover pictures do not count.
+def choose(container: InputContainer, limits: Limits) -> tuple[VideoStream, set[int]]:
+    """Return the video stream that a player would show, and the numbers of the others; cover pictures do not count.
 
     Raises:
         TooManyStreams, NoVideoStream, UnsupportedMediaType, TooManyPixels: by their names.
@@ -109,16 +109,17 @@ def choose(container: InputContainer, limits: Limits) -> tuple[VideoStream, int]
 
     best = max(usable, key=rank)
     check_pixels(best.codec_context.width, best.codec_context.height, limits)
-    return best, len(videos) - 1
+    return best, {stream.index for stream in videos} - {best.index}
 
 
 def scan(container: InputContainer, file: WatchedFile, limits: Limits, keep_bytes: int) -> Scan:
     """Read all packets once. Raises `NoVideoStream`, `TooManyFrames` and what `choose` raises."""
     import av
 
-    stream, rivals = choose(container, limits)
+    stream, others = choose(container, limits)
+    rivals: set[int] = set()
     time_base = float(stream.time_base or 1 / _DEFAULT_FPS)
-    timeline, kept, kept_bytes = Timeline(), [], 0
+    timeline, kept, kept_bytes = Timeline(), list[Any](), 0
     start = float("inf")
     try:
         for packet in container.demux():
@@ -126,6 +127,7 @@ def scan(container: InputContainer, file: WatchedFile, limits: Limits, keep_byte
                 continue
             when = packet.pts if packet.pts is not None else packet.dts
             if packet.stream_index != stream.index:
+                rivals |= {packet.stream_index} & others
                 if when is not None and packet.stream.type in ("video", "audio"):
                     ends = (when + (packet.duration or 0)) * float(packet.time_base)
                     timeline.others_end_seconds = max(timeline.others_end_seconds, ends)
@@ -161,7 +163,7 @@ def scan(container: InputContainer, file: WatchedFile, limits: Limits, keep_byte
         fps=_fps(stream),
         timeline=timeline,
         packets=kept if kept_bytes <= keep_bytes else None,
-        rivals=rivals,
+        rivals=len(rivals),
         declared_seconds=declared,
         declared_of_stream=of_stream,
     )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import struct
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -32,12 +32,14 @@ class Painter:
         self.displayed: tuple[int, int] | None = None
         """Width and height in pixels of the first frame, after rotation."""
         self.rotation_degrees = 0
+        self._angle: int | None = None
+        self._turn = (1, 0, 0, 1)
 
     def paint(self, frame: VideoFrame) -> UInt8Array:
         """Return one frame. Raises `TooManyPixels`."""
         width, height = frame.width, frame.height
         check_pixels(width, height, self._limits)
-        turn = matrix_of(frame)
+        turn = self._turn_of(frame)
         quarter = turn in _QUARTER_TURNS
         if self._size is None:
             aspect = _pixel_aspect(frame)
@@ -51,8 +53,16 @@ class Painter:
         small = self._reformatter.reformat(
             frame, width=out_width, height=out_height, format="rgb24", interpolation=way, threads=1
         )
-        image: UInt8Array = small.to_ndarray()
+        image = cast("UInt8Array", small.to_ndarray())
         return np.ascontiguousarray(_TURNS[turn](image))
+
+    def _turn_of(self, frame: VideoFrame) -> tuple[int, int, int, int]:
+        # PyAV ties each frame whose side data was looked at into a reference cycle: 4K frames would pile up by the gigabyte until
+        # the garbage collector runs. So the matrix is read once, and again only where the angle changes.
+        angle = frame.rotation
+        if self._angle != angle:
+            self._angle, self._turn = angle, matrix_of(frame)
+        return self._turn
 
 
 def check_pixels(width: int, height: int, limits: Limits) -> None:
@@ -75,15 +85,22 @@ _TURNS = {
 }
 """By (a, b, c, d) of x' = a x + c y, y' = b x + d y, with y pointing down: turning clockwise by 90 degrees is x' = -y, y' = x."""
 _QUARTER_TURNS = frozenset({(0, 1, -1, 0), (0, -1, 1, 0), (0, 1, 1, 0), (0, -1, -1, 0)})
-_DEGREES = {turn: 0 for turn in _TURNS} | {(0, 1, -1, 0): 90, (-1, 0, 0, -1): 180, (0, -1, 1, 0): 270}
+_DEGREES = dict.fromkeys(_TURNS, 0) | {(0, 1, -1, 0): 90, (-1, 0, 0, -1): 180, (0, -1, 1, 0): 270}
+
+
+_BY_ANGLE = ((1, 0, 0, 1), (0, -1, 1, 0), (-1, 0, 0, -1), (0, 1, -1, 0))
+"""By quarter turns counter-clockwise, as `VideoFrame.rotation` counts."""
 
 
 def matrix_of(frame: VideoFrame) -> tuple[int, int, int, int]:
     """Return the display matrix of a frame, rounded to quarter turns and flips; the identity where there is none."""
-    data = frame.side_data.get("DISPLAYMATRIX")
-    if data is None or len(bytes(data)) < 36:
-        return (1, 0, 0, 1)
-    a, b, _, c, d = struct.unpack_from("=5i", bytes(data))
+    try:
+        data = bytes(cast("Any", frame.side_data.get("DISPLAYMATRIX")) or b"")
+    except ValueError:  # a kind of side data that this PyAV has no name for (stereo video has one): only the angle is left
+        data = b""
+    if len(data) < 36:
+        return _BY_ANGLE[round(frame.rotation / 90) % 4]
+    a, b, _, c, d = struct.unpack_from("=5i", data)
     angle = round(math.atan2(b, a) / (math.pi / 2)) % 4 if (a, b) != (0, 0) else 0
     cos, sin = ((1, 0), (0, 1), (-1, 0), (0, -1))[angle]
     mirrored = a * d - b * c < 0
@@ -108,9 +125,11 @@ def luma_signature(frame: VideoFrame) -> Float32Array | None:
     bits = form.components[0].bits
     wide = bits > 8
     plane = frame.planes[0]
-    rows = np.frombuffer(plane, dtype=np.uint16 if wide else np.uint8).reshape(plane.height, -1)[:, : plane.width]
+    kind = np.dtype(np.uint16 if wide else np.uint8)
+    rows = np.frombuffer(cast("memoryview", plane), dtype=kind).reshape(plane.height, -1)[:, : plane.width]
     picked = rows[:: max(plane.height // _SIGNATURE_SIDE, 1), :: max(plane.width // _SIGNATURE_SIDE, 1)]
-    return picked.astype(np.float32) / float((1 << bits) - 1)
+    signature: Float32Array = picked.astype(np.float32) / np.float32((1 << bits) - 1)
+    return signature
 
 
 def difference(one: Float32Array, other: Float32Array) -> float:

@@ -90,7 +90,7 @@ class Walk:
             context.flush_buffers()
             return
         context.thread_count = 1
-        context.thread_type = "NONE"  # type: ignore[assignment]
+        context.thread_type = "NONE"
         context.options = {"max_pixels": str(self._request.limits.max_pixels)}
         if not self._thorough:
             context.skip_frame = "NONREF"
