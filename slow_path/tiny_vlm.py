@@ -101,15 +101,17 @@ def _config(shape: Shape, ids: dict[str, int], vocabulary: int) -> dict[str, Any
 
 
 def _write_tokenizer(folder: Path, corpus: Iterable[str], shape: Shape) -> tuple[dict[str, int], int]:
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    # Digits stay single and quotes split off: a time or a label is then made of the same tokens wherever it stands.
+    # Digits stay single and words split from signs: a time or a label is then made of the same tokens wherever it
+    # stands. Underscores belong to words, so that a JSON key such as `start_seconds` is one token, not three.
+    pieces = Regex(r"\d| ?[A-Za-z_]+|[^A-Za-z_\d]+?(?= ?[A-Za-z_\d]|$)|[^A-Za-z_\d]+")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Digits(individual_digits=True),
-            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
+            pre_tokenizers.Split(pieces, behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()

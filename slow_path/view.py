@@ -30,7 +30,7 @@ class View:
         """Return the request for a full answer."""
         return Request(
             system=self._system(),
-            parts=self._parts(prompt.reasoning_task(self.question)),
+            parts=self._parts(prompt.reasoning_task(self.question, self.options)),
             max_tokens=max_tokens,
             schema=schema(self.question),
             temperature=temperature,

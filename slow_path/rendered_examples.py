@@ -1,0 +1,92 @@
+"""Training and test items of the rendered task: what `slow_path.train` and the benchmarks draw from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from guard.interfaces import Case
+from guard.types import MediaInfo, Route, RouteReason, Video
+from slow_path import frames as pictures
+from slow_path import rendered
+from slow_path.answer import AnswerLimits
+from slow_path.chat import Example
+from slow_path.frames import FrameBudget
+from slow_path.prompt import PromptOptions
+from slow_path.rendered import Clip
+from slow_path.view import View, question_for
+
+OPTIONS = PromptOptions(brief=True, evidence=False)
+LIMITS = AnswerLimits(observations=4, evidence=2, counter_evidence=1, text_chars=48, reason_chars=48)
+BUDGET = FrameBudget(frames=6, longest_side_px=56)
+MAX_TOKENS = 400
+HELD_OUT = 10_000_000
+"""Seeds from here on are for measuring; training draws below."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Item:
+    """One clip with the rules asked of it."""
+
+    clip: Clip
+    rules: tuple[str, ...]
+
+    @property
+    def violated(self) -> frozenset[str]:
+        """The rules that the clip does violate."""
+        return frozenset(rule for rule in self.rules if rendered.evidence(self.clip, rule))
+
+
+def item(seed: int, *, text: str = "") -> Item:
+    """Return the item that `seed` fixes; `text` is painted over it and changes nothing else."""
+    clip = rendered.draw_clip(seed, text=text)
+    return Item(clip=clip, rules=rendered.draw_rules(clip, seed))
+
+
+def case(made: Item) -> Case:
+    """Return the item as the pipeline would hand it to a judge, unscreened: every rule is in question."""
+    seconds = made.clip.duration_seconds
+    media = MediaInfo(
+        container="none",
+        codec="none",
+        width=56,
+        height=56,
+        declared_duration_seconds=seconds,
+        decoded_duration_seconds=seconds,
+    )
+    return Case(
+        video=Video(source=f"rendered {made.clip.seed}", sha256=f"{made.clip.seed:064x}", size_bytes=0, data=b""),
+        media=media,
+        frames=rendered.render(made.clip),
+        scores=(),
+        route=Route(path="slow", reason=RouteReason.UNCOVERED_RULE, confidence=0.0, uncertain=made.rules),
+        policy=rendered.policy(made.rules),
+        seed=made.clip.seed % 997,
+    )
+
+
+def example(seed: int, *, defended: bool | None = None, text: str = "") -> Example:
+    """Return one training example. The order and numbers of the rules follow `seed`, as at inference."""
+    made = item(seed, text=text)
+    asked = case(made)
+    shown = pictures.shown(asked.frames, range(len(made.clip.times_seconds)), BUDGET)
+    rules = asked.policy.active()
+    view = View(
+        policy=asked.policy,
+        question=question_for(asked, rules, shown, seed=asked.seed, limits=LIMITS),
+        frames=shown,
+        scores=(),
+        seed=asked.seed,
+        options=OPTIONS if defended in (None, True) else PromptOptions(brief=True, evidence=False, defended=False),
+    )
+    request = view.reasoning(max_tokens=MAX_TOKENS, temperature=0.0)
+    return Example(request=request, answer=rendered.right_answer(made.clip, view.question))
+
+
+def corpus(count: int = 300) -> list[str]:
+    """Return text for a tokenizer: the prompts and answers of `count` examples."""
+    lines: list[str] = []
+    for seed in range(count):
+        made = example(seed)
+        texts = [part.text for part in made.request.parts if hasattr(part, "text")]
+        lines += [made.request.system, *texts, made.answer]
+    return lines
