@@ -174,6 +174,7 @@ class RunDirectory:
     def _require_empty(self) -> None:
         strange = sorted(entry.name for entry in self.path.iterdir() if entry.name not in (_LOCK, f"{RUN}.tmp"))
         if strange:
+            (self.path / _LOCK).unlink(missing_ok=True)
             message = f"{str(self.path)!r} holds files but no run, such as {strange[0]!r}."
             raise UsageError(message, hint="Use a new or empty --out directory.")
 

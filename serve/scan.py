@@ -95,10 +95,10 @@ def run_scan(guard: Guard, request: ScanRequest, progress: Progress) -> ScanOutc
 
 
 def share_cores(workers: int) -> None:
-    """Leave the cores that the decoders use to them: torch, if loaded, would start a thread per core beside them."""
+    """Divide the cores among the videos under way: torch, if loaded, would start a thread per core for each."""
     torch: Any = sys.modules.get("torch")
     if torch is not None:
-        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) - workers))
+        torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
 
 
 def describe(guard: Guard, request: ScanRequest) -> dict[str, Any]:
