@@ -96,7 +96,9 @@ def matrix_of(frame: VideoFrame) -> tuple[int, int, int, int]:
     """Return the display matrix of a frame, rounded to quarter turns and flips; the identity where there is none."""
     try:
         data = bytes(cast("Any", frame.side_data.get("DISPLAYMATRIX")) or b"")
-    except ValueError:  # a kind of side data that this PyAV has no name for (stereo video has one): only the angle is left
+    except (
+        ValueError
+    ):  # a kind of side data that this PyAV has no name for (stereo video has one): only the angle is left
         data = b""
     if len(data) < 36:
         return _BY_ANGLE[round(frame.rotation / 90) % 4]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from guard.types import Float32Array
 from guard.video.av_container import Scan
 from guard.video.av_frame import Painter, difference, luma_signature
+from guard.video.outcome import Walked
 from guard.video.picking import Picked, Picker
 from guard.video.reader import BudgetSpent, ReadRequest, Sink, WatchedFile
 from guard.video.sampling import Burst
@@ -19,22 +19,6 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
-
-
-@dataclass(slots=True, kw_only=True)
-class Walked:
-    """What a pass did."""
-
-    scored: list[float] = field(default_factory=list)
-    """Increasing times of the frames handed over."""
-    decoded: int = 0
-    errors: int = 0
-    """Packets that the decoder refused."""
-    full: bool = False
-    timed_out: bool = False
-    reached_seconds: float = 0.0
-    displayed: tuple[int, int] | None = None
-    rotation_degrees: int = 0
 
 
 class Walk:

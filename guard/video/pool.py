@@ -326,7 +326,7 @@ def _environment() -> dict[str, str]:
     keep = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
     paths = dict.fromkeys([_ROOT, *(entry for entry in sys.path if entry and Path(entry).exists())])
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    extra = {"PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "0", "OPENCV_LOG_LEVEL": "OFF"}
+    extra = {"PATH": "/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "0", "OPENCV_LOG_LEVEL": "OFF"}
     if "GUARD_WORKER_STDERR" in os.environ:
         extra["GUARD_WORKER_STDERR"] = "1"
     return keep | threads | extra
