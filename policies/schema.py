@@ -4,9 +4,18 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StringConstraints, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import ErrorDetails
 
 from guard import taxonomy
@@ -68,12 +77,11 @@ class ExemplarModel(_Strict):
     source: Annotated[str, BeforeValidator(_clean), _text(1000)] = ""
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
 
-    @field_validator("sha256")
-    @classmethod
-    def _says_something(cls, value: str | None, info: Any) -> str | None:
-        if value is None and not info.data.get("text") and not info.data.get("source"):
+    @model_validator(mode="after")
+    def _says_something(self) -> Self:
+        if not (self.text or self.source or self.sha256):
             raise ValueError("an example needs a text, a source or a sha256")
-        return value
+        return self
 
 
 class RuleModel(_Strict):

@@ -96,10 +96,13 @@ class _BoundedLoader(yaml.SafeLoader):
             self._depth -= 1
 
 
-_SCALARS = ("str", "int", "float", "bool", "null", "timestamp", "value", "merge")
+_TAGS = ("map", "seq", "str", "int", "float", "bool", "null", "timestamp", "value", "merge")
 
 
 def _plain(node: yaml.Node, path: Path, lines: dict[Path, int], where: str) -> Any:
+    kind = node.tag.removeprefix("tag:yaml.org,2002:")
+    if kind not in _TAGS:
+        raise _RefusedError(f"the YAML tag {node.tag!r} is not allowed in a policy.", node.start_mark.line)
     if isinstance(node, yaml.MappingNode):
         return _mapping(node, path, lines, where)
     if isinstance(node, yaml.SequenceNode):
@@ -108,7 +111,8 @@ def _plain(node: yaml.Node, path: Path, lines: dict[Path, int], where: str) -> A
             lines[(*path, index)] = child.start_mark.line + 1
             items.append(_plain(child, (*path, index), lines, where))
         return items
-    return _scalar(node)
+    # The text as written: the schema knows the types, and YAML would read `off` as false and 1.10 as 1.1.
+    return None if kind == "null" else node.value
 
 
 def _mapping(node: yaml.MappingNode, path: Path, lines: dict[Path, int], where: str) -> dict[Any, Any]:
@@ -123,14 +127,6 @@ def _mapping(node: yaml.MappingNode, path: Path, lines: dict[Path, int], where: 
         lines[(*path, key)] = line + 1
         found[key] = _plain(value_node, (*path, key), lines, where)
     return found
-
-
-def _scalar(node: yaml.Node) -> str | None:
-    """Return the text as written: the schema knows the types, and YAML would read `off` as false and 1.10 as 1.1."""
-    kind = node.tag.rpartition(":")[2]
-    if not node.tag.startswith("tag:yaml.org,2002:") or kind not in _SCALARS:
-        raise _RefusedError(f"the YAML tag {node.tag!r} is not allowed in a policy.", node.start_mark.line)
-    return None if kind == "null" else node.value
 
 
 def _decode(text: str | bytes, where: str) -> str:

@@ -1,0 +1,167 @@
+"""What is wrong with a policy although it is valid, above all: rules that nobody can judge.
+
+A custom category that is accepted and then never looked at is the most frequent complaint about guards. Here such a
+rule is named at lint time; in the verdict it shows as "no configured stage can judge this rule" and leads to review.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+from guard import taxonomy
+from guard.types import Policy, Rule
+from policies.patch import claimant
+
+Level = Literal["error", "warning", "note"]
+Judge = Literal["fast", "open-vocabulary", "few-shot", "slow"]
+
+FEW_SHOT_LEAST = 1
+"""Violating examples from which a few-shot scorer says anything; see `policies.few_shot` for how unsure it is then."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configured:
+    """The stages that an installation has."""
+
+    covered: Collection[str] = ()
+    """Category ids that its detectors were trained on."""
+    open_vocabulary: bool = False
+    """An encoder scores frames against the words of a rule."""
+    few_shot: bool = False
+    """An encoder is there whose embeddings are compared with examples."""
+    slow: bool = False
+    """A VLM answers."""
+    cleared_by: dict[str, tuple[str, ...]] = field(
+        default_factory=lambda: {"flashing": ("flashing.general", "flashing.red")}
+    )
+    """Rules whose category is exhausted by the columns named: see `fast_path.evidence`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Finding:
+    """One thing to know about a policy."""
+
+    level: Level
+    code: str
+    """Stable name of the check."""
+    category: str
+    message: str
+
+
+def judges(rule: Rule, configured: Configured) -> tuple[Judge, ...]:
+    """Return the configured stages that can settle `rule` either way, the cheapest first; empty if there is none.
+
+    A detector of one subcategory can raise the rule but its silence clears nothing, so it does not count as a judge.
+    """
+    found: list[Judge] = []
+    exhausted = configured.cleared_by.get(rule.category)
+    if rule.category in configured.covered or (exhausted and set(exhausted) <= set(configured.covered)):
+        found.append("fast")
+    if configured.open_vocabulary and words(rule):
+        found.append("open-vocabulary")
+    if configured.few_shot and sum(e.violates for e in rule.exemplars) >= FEW_SHOT_LEAST:
+        found.append("few-shot")
+    if configured.slow:
+        found.append("slow")
+    return tuple(found)
+
+
+def words(rule: Rule) -> str:
+    """Return the words that an open-vocabulary scorer has of a rule; empty where there are none."""
+    known = taxonomy.categories().get(rule.category)
+    return rule.name or rule.definition or (known.name if known else "")
+
+
+def lint(policy: Policy, configured: Configured | None = None) -> tuple[Finding, ...]:
+    """Return what is wrong or noteworthy, errors first.
+
+    Args:
+        policy: the effective policy.
+        configured: the stages there are; None checks only what does not depend on them.
+    """
+    found = [finding for rule in policy.rules.values() for finding in _rule(rule, policy)]
+    if configured is not None:
+        found += [finding for rule in policy.active() for finding in _judged(rule, configured)]
+    if not policy.active():
+        found.append(
+            _finding("error", "no_active_rules", "", "no rule is active: every video would be allowed unseen.")
+        )
+    order: list[Level] = ["error", "warning", "note"]
+    return tuple(sorted(found, key=lambda finding: order.index(finding.level)))
+
+
+def unjudgeable(policy: Policy, configured: Configured) -> tuple[str, ...]:
+    """Return the active categories that no configured stage can judge: they route every video to review."""
+    return tuple(rule.category for rule in policy.active() if not judges(rule, configured))
+
+
+def _judged(rule: Rule, configured: Configured) -> Iterator[Finding]:
+    if judges(rule, configured):
+        return
+    partial = sorted(c for c in configured.covered if c != rule.category and taxonomy.covers(rule.category, c))
+    part = (
+        f" Detectors see a part of it ({', '.join(partial)}); their silence does not clear the rest." if partial else ""
+    )
+    yield _finding(
+        "error",
+        "unjudgeable",
+        rule.category,
+        f"no configured stage can judge it, so every video goes to review.{part} {_remedy(rule, configured)}",
+    )
+
+
+def _remedy(rule: Rule, configured: Configured) -> str:
+    ways = ["configure a slow path (--slow URL)"]
+    if configured.few_shot:
+        ways.append("add an example (--example)")
+    if not configured.open_vocabulary:
+        ways.append("configure an open-vocabulary encoder")
+    return f"Either {', or '.join(ways)}, or switch the rule off."
+
+
+def _rule(rule: Rule, policy: Policy) -> Iterator[Finding]:
+    custom = rule.category.startswith(f"{taxonomy.CUSTOM_ROOT}.")
+    if rule.state == "off":
+        held = claimant(rule.category.rpartition(".")[0], policy.rules)
+        if held is not None and policy.rules[held].state != "off":
+            yield _finding("note", "exempted", rule.category, f"it is exempt from {held!r}, which is on.")
+        return
+    if not rule.definition:
+        level: Level = "warning" if custom and not rule.exemplars else "note"
+        yield _finding(level, "no_definition", rule.category, "it has no definition; a VLM judges by its name alone.")
+    if rule.extends and rule.extends not in policy.rules:
+        message = f"it widens {rule.extends!r}, which is not in the policy; it stands alone at {rule.state!r}."
+        yield _finding("warning", "extends_nothing", rule.category, message)
+    both = sorted({line.casefold() for line in rule.blocked} & {line.casefold() for line in rule.allowed})
+    if both:
+        yield _finding("error", "contradiction", rule.category, f"the same line is blocked and allowed: {both[0]!r}.")
+    yield from _thresholds(rule)
+    yield from _exemplars(rule)
+
+
+def _thresholds(rule: Rule) -> Iterator[Finding]:
+    limits = rule.thresholds
+    if limits is None:
+        return
+    if limits.block_at > 0.999:
+        yield _finding("warning", "never_blocks", rule.category, f"block_at {limits.block_at} is never reached alone.")
+    if limits.clear_below >= 0.5:
+        message = f"clear_below {limits.clear_below} accepts as safe what is more likely a violation than not."
+        yield _finding("warning", "clears_likely_violations", rule.category, message)
+
+
+def _exemplars(rule: Rule) -> Iterator[Finding]:
+    labels: dict[str, set[bool]] = {}
+    for exemplar in rule.exemplars:
+        key = exemplar.sha256 or exemplar.text or exemplar.source
+        labels.setdefault(key, set()).add(exemplar.violates)
+    for key, seen in labels.items():
+        if len(seen) > 1:
+            message = f"the example {key[:60]!r} is there both as a violation and as none."
+            yield _finding("error", "contradicting_examples", rule.category, message)
+
+
+def _finding(level: Level, code: str, category: str, message: str) -> Finding:
+    return Finding(level=level, code=code, category=category, message=f"{category}: {message}" if category else message)
