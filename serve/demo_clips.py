@@ -35,6 +35,7 @@ def render_clips(folder: Path) -> list[Expected]:
     folder.mkdir(parents=True, exist_ok=True)
     pictures: Mapping[str, tuple[Picture, float]] = {
         "ball.mp4": (ball, 5.0),
+        "fire.mp4": (fire, 8.0),
         "flashing-6hz.mp4": (flashing, 4.0),
         "sunset.mp4": (sunset, 5.0),
     }
@@ -45,13 +46,14 @@ def render_clips(folder: Path) -> list[Expected]:
     (folder / "cut-off.mp4").write_bytes(whole[: len(whole) * 6 // 10])
     (folder / "notes.txt").write_text("This is not a video, and says so in its results.\n", encoding="utf-8")
     return [
-        Expected(file="ball.mp4", decisions=("allow",), why="a ball, bouncing"),
+        Expected(file="ball.mp4", decisions=("allow", "review"), why="a ball, bouncing"),
         Expected(
             file="cut-off.mp4",
             decisions=("undecided",),
             error=("truncated", "undecodable"),
             why="the same, broken off at 60 %",
         ),
+        Expected(file="fire.mp4", decisions=("block", "review"), why="rendered flames, from 3 s on"),
         Expected(
             file="flashing-6hz.mp4",
             decisions=("block",),
@@ -114,3 +116,33 @@ def _grid() -> tuple[Float32Array, Float32Array]:
 def _pixels(image: np.ndarray[tuple[int, ...], np.dtype[np.floating]]) -> UInt8Array:
     pixels: UInt8Array = np.clip(image * 255, 0, 255).astype(np.uint8)
     return pixels
+
+
+def fire(seconds: float) -> UInt8Array:
+    """Return a night in which flames break out after three seconds: rising noise in the colours of a glowing body."""
+    x, y = _grid()
+    rise = _noise(x * 7, y * 5 + seconds * 3.2, 11) * 0.6 + _noise(x * 15, y * 11 + seconds * 5.1, 23) * 0.4
+    width = 0.42 - 0.28 * (1 - y)
+    plume = np.clip(1.4 - ((x - 0.5 - 0.06 * np.sin(seconds * 5 + y * 6)) / width) ** 2, 0, 1)
+    grown = min(1.0, max(0.0, seconds - 3.0))
+    heat = np.clip(grown * plume * (y**1.5) * (0.25 + 1.5 * rise), 0, 1)
+    glow = np.stack(
+        [np.clip(heat * 2.6, 0, 1), np.clip(heat * 1.9 - 0.35, 0, 1), np.clip(heat * 2.2 - 1.35, 0, 1)], axis=-1
+    )
+    night = np.stack([0.07 + 0.12 * y, 0.06 + 0.07 * y, 0.08 + 0.03 * y], axis=-1)
+    return _pixels(night * (1 - heat[..., None]) + glow)
+
+
+def _noise(x: Float32Array, y: Float32Array, seed: int) -> Float32Array:
+    """Return smooth value noise in [0, 1] at the given places (cubic blend of a random lattice)."""
+    lattice = np.random.default_rng(seed).random((64, 64), dtype=np.float32)
+    column, row = np.floor(x).astype(np.int64), np.floor(y).astype(np.int64)
+    u, v = x - column, y - row
+    u, v = u * u * (3 - 2 * u), v * v * (3 - 2 * v)
+
+    def at(dx: int, dy: int) -> Float32Array:
+        corner: Float32Array = lattice[(row + dy) % 64, (column + dx) % 64]
+        return corner
+
+    blended: Float32Array = (at(0, 0) * (1 - u) + at(1, 0) * u) * (1 - v) + (at(0, 1) * (1 - u) + at(1, 1) * u) * v
+    return blended

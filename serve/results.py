@@ -144,7 +144,7 @@ def _clean(value: Any) -> Any:
 
 def _csv_lines(records: Iterable[Mapping[str, Any]], categories: Sequence[str]) -> Iterator[str]:
     buffer = io.StringIO(newline="")
-    writer = csv.DictWriter(buffer, fieldnames=list(columns(categories)), lineterminator="\n")
+    writer = csv.DictWriter(buffer, fieldnames=list(columns(categories)), lineterminator="\r\n")
     writer.writeheader()
     for record in records:
         writer.writerow({name: escape_cell(value) for name, value in row_of(record, categories).items()})

@@ -176,7 +176,7 @@ def test_resume_refuses_other_settings_and_names_them(guard: Guard, folder: Path
         scan(guard, tmp_path / "run", folder / "clean.mp4", resume=True)
     with (
         Guard.load(SETTINGS.model_copy(update={"max_gap_seconds": 1.0})) as other,
-        pytest.raises(ResumeMismatch, match="max_gap_seconds was 2.0, now is 1.0"),
+        pytest.raises(ResumeMismatch, match=r"max_gap_seconds was 2\.0, now is 1\.0"),
     ):
         scan(other, tmp_path / "run", folder, resume=True)
 
