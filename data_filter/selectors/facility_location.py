@@ -4,6 +4,7 @@ optional bonus."""
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 
@@ -24,11 +25,16 @@ class Config:
     """Worth of one standard deviation of mean score, as a share of the mean coverage gain of one pick."""
     witnesses: int = 4096
     """Rows that stand for all the rows to cover."""
+    share: Literal["none", "balanced", "proportional"] = "balanced"
+    """Split the budget over label sets first, and cover each with its own rows; `none` covers everything at once."""
     exact_entries: int = 1 << 25
     """Up to this many similarities greedy is exact; beyond, each step looks at a sample of the candidates."""
 
     def __post_init__(self) -> None:
         require(self.cover in ("pool", "queries"), "cover", "'pool' or 'queries'", self.cover)
+        require(
+            self.share in ("none", "balanced", "proportional"), "share", "none, balanced or proportional", self.share
+        )
         require(self.score_weight >= 0, "score_weight", "zero or more", self.score_weight)
 
 
@@ -52,20 +58,40 @@ class FacilityLocation:
         """Pick `budget` rows, each adding most to the coverage."""
         rows = coverage.admissible(scores, budget, allowed, pool, self.name)
         rng = np.random.default_rng(seed)
-        candidates = coverage.space_rows(pool, self.config.space, self.name)[rows]
-        source = candidates
+        points = coverage.space_rows(pool, self.config.space, self.name)
+        asked = None
         if self.config.cover == "queries":
-            source = coverage.space_rows(_given(queries), self.config.space, self.name)
-        witness = source[coverage.witnesses(len(source), self.config.witnesses, rng)]
-        bonus = self._bonus(scores, rows, len(witness), budget)
-        if len(witness) * len(rows) <= self.config.exact_entries:
-            picked = coverage.greedy_coverage(np.maximum(witness @ candidates.T, 0), budget, bonus)
+            asked = coverage.space_rows(_given(queries), self.config.space, self.name)
+        means = scores.mean()
+        if self.config.share == "none":
+            picked = self._cover(points, asked, rows, budget, means, rng)
         else:
-            picked = coverage.stochastic_coverage(witness, candidates, budget, bonus, rng)
-        return selection(rows[picked], f"covers rows of the {self.config.cover} that nothing kept was near", self.name)
+            groups = list(coverage.by_stratum(pool.strata(), rows).values())
+            counts = coverage.shares([len(g) for g in groups], budget, 0, balanced=self.config.share == "balanced")
+            parts = [self._cover(points, asked, g, n, means, rng) for g, n in zip(groups, counts, strict=True) if n]
+            picked = np.concatenate(parts)
+        return selection(picked, f"covers rows of the {self.config.cover} that nothing kept was near", self.name)
 
-    def _bonus(self, scores: ScoreMatrix, rows: Int64Array, witnesses: int, budget: int) -> Float32Array:
-        means = scores.mean()[rows].astype(np.float64)
+    def _cover(
+        self,
+        points: Float32Array,
+        asked: Float32Array | None,
+        rows: Int64Array,
+        budget: int,
+        means: Float32Array,
+        rng: np.random.Generator,
+    ) -> Int64Array:
+        """Return the picks among `rows` that cover them, or the queries."""
+        candidates = points[rows]
+        source = candidates if asked is None else asked
+        witness = source[coverage.witnesses(len(source), self.config.witnesses, rng)]
+        bonus = self._bonus(means[rows], len(witness), budget)
+        if len(witness) * len(rows) <= self.config.exact_entries:
+            return rows[coverage.greedy_coverage(np.maximum(witness @ candidates.T, 0), budget, bonus)]
+        return rows[coverage.stochastic_coverage(witness, candidates, budget, bonus, rng)]
+
+    def _bonus(self, values: Float32Array, witnesses: int, budget: int) -> Float32Array:
+        means = values.astype(np.float64)
         spread = means.std()
         z = (means - means.mean()) / (spread if spread > 0 else 1.0)
         # rows of one pick cover about witnesses / budget others
