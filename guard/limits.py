@@ -1,7 +1,8 @@
 """What an input may cost, and what kinds of file are opened at all.
 
-Every bound is on what is *decoded*: a header may say anything. A bound that is met before the first frame raises; one that is met
-later ends the decode with `complete=False` and the code of the bound, so that what was seen can still be judged.
+Every bound is on what is *decoded*: a header may say anything. A bound that is met before the first frame raises; one
+that is met later ends the decode with `complete=False` and the code of the bound, so that what was seen can still be
+judged.
 """
 
 from __future__ import annotations
@@ -56,28 +57,38 @@ class Limits:
 
 
 DEMUXERS: tuple[str, ...] = (
-    "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "ogg", "asf", "ivf", "obu",
-    "h264", "hevc", "mpegvideo", "m4v", "av1", "gif", "apng", "png_pipe", "jpeg_pipe", "webp_pipe", "webp", "bmp_pipe",
+    "mov", "mp4", "m4a", "3gp", "3g2", "mj2", "matroska", "webm", "avi", "mpegts", "mpeg", "flv", "ogg", "asf",
+    "ivf", "obu", "h264", "hevc", "mpegvideo", "m4v", "av1", "gif", "apng", "png_pipe", "jpeg_pipe", "webp_pipe",
+    "webp", "bmp_pipe",
 )  # fmt: skip
-"""Containers that are opened. Absent on purpose: everything that opens further files or addresses (hls, dash, concat, sdp,
-image2, rtsp, mpegts over http), scripts (lavfi, subtitles alone) and the formats of games and set-top boxes."""
+"""Containers that are opened.
+
+Absent on purpose: everything that opens further files or addresses (hls, dash, concat, sdp, image2, rtsp, mpegts
+over http), scripts (lavfi, subtitles alone) and the formats of games and set-top boxes.
+"""
 
 DECODERS: tuple[str, ...] = (
-    "h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9", "libdav1d", "av1", "mpeg4", "mpeg2video", "mpeg1video", "mjpeg", "h263",
-    "flv", "theora", "gif", "png", "apng", "webp", "webp_anim", "bmp", "wmv1", "wmv2", "wmv3", "vc1", "msmpeg4", "msmpeg4v2",
+    "h264", "hevc", "vp8", "vp9", "libvpx", "libvpx-vp9", "libdav1d", "av1", "mpeg4", "mpeg2video", "mpeg1video",
+    "mjpeg", "h263", "flv", "theora", "gif", "png", "apng", "webp", "webp_anim", "bmp", "wmv1", "wmv2", "wmv3",
+    "vc1", "msmpeg4", "msmpeg4v2",
 )  # fmt: skip
-"""Decoders that are run. Absent on purpose: MagicYUV, JPEG 2000, EXR, XBIN and every codec no camera or browser writes."""
+"""Decoders that are run.
+
+Absent on purpose: MagicYUV, JPEG 2000, EXR, XBIN and every codec no camera or browser writes.
+"""
 
 _REFUSED_STARTS: tuple[bytes, ...] = (
-    b"#EXTM3U", b"#EXT-X", b"ffconcat", b"<MPD", b"<?xml", b"<smil", b"<SmoothStreaming", b"<!DOCTYPE", b"<html", b"<svg",
-    b"v=0\r\n", b"v=0\no", b"[playlist]", b"[Script Info]", b"WEBVTT", b"RTSPtext", b"; FFMETADATA", b";FFMETADATA", b"%PDF",
+    b"#EXTM3U", b"#EXT-X", b"ffconcat", b"<MPD", b"<?xml", b"<smil", b"<SmoothStreaming", b"<!DOCTYPE", b"<html",
+    b"<svg", b"v=0\r\n", b"v=0\no", b"[playlist]", b"[Script Info]", b"WEBVTT", b"RTSPtext", b"; FFMETADATA", b";FFMETADATA",
+    b"%PDF",
 )  # fmt: skip
 
 
 def refused_start(head: bytes) -> str | None:
     """Return what the first bytes of a file are if they are no media at all (a playlist, text), else None.
 
-    A playlist named `.mp4` is how a decoder is made to read other files (CVE-2016-1897), so such input never reaches one.
+    A playlist named `.mp4` is how a decoder is made to read other files (CVE-2016-1897), so such input never reaches
+    one.
     """
     text = head.lstrip(b"\xef\xbb\xbf\x00 \t\r\n")
     for start in _REFUSED_STARTS:
@@ -88,13 +99,15 @@ def refused_start(head: bytes) -> str | None:
 
 
 _SIGNATURES: tuple[tuple[int, bytes], ...] = (
-    (4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (4, b"free"), (4, b"skip"), (4, b"wide"), (4, b"pnot"), (4, b"styp"), (4, b"moof"),
-    (0, b"\x1aE\xdf\xa3"), (8, b"AVI "), (8, b"WEBP"), (0, b"FLV\x01"), (0, b"OggS"), (0, b"0&\xb2u\x8ef\xcf\x11"), (0, b"DKIF"), (0, b"G"),
-    (4, b"G"), (0, b"\x00\x00\x01"), (0, b"\x00\x00\x00\x01"), (0, b"GIF8"), (0, b"\x89PNG"), (0, b"\xff\xd8\xff"), (0, b"BM"),
-    (0, b"\x12\x00"),
+    (4, b"ftyp"), (4, b"moov"), (4, b"mdat"), (4, b"free"), (4, b"skip"), (4, b"wide"), (4, b"pnot"), (4, b"styp"),
+    (4, b"moof"), (0, b"\x1aE\xdf\xa3"), (8, b"AVI "), (8, b"WEBP"), (0, b"FLV\x01"), (0, b"OggS"),
+    (0, b"0&\xb2u\x8ef\xcf\x11"), (0, b"DKIF"), (0, b"G"), (4, b"G"), (0, b"\x00\x00\x01"),
+    (0, b"\x00\x00\x00\x01"), (0, b"GIF8"), (0, b"\x89PNG"), (0, b"\xff\xd8\xff"), (0, b"BM"), (0, b"\x12\x00"),
 )  # fmt: skip
 
 
 def looks_like_media(head: bytes) -> bool:
-    """Return whether the first bytes are those of a container that is opened: a file that fails is then damaged, not foreign."""
+    """Return whether the first bytes are those of a container that is opened: a file that fails is then damaged, not
+    foreign.
+    """
     return any(head[offset : offset + len(mark)] == mark for offset, mark in _SIGNATURES)

@@ -1,0 +1,1 @@
+"""Video input: open, decode in a sandbox, sample."""

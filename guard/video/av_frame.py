@@ -44,7 +44,7 @@ class Painter:
         if self._size is None:
             aspect = _pixel_aspect(frame)
             shown = (height, width * aspect) if quarter else (width * aspect, height)
-            self._size = output_size(*shown, self._side_px)
+            self._size = output_size(shown[0], shown[1], self._side_px)
             self.displayed = (height, width) if quarter else (width, height)
             self.rotation_degrees = _DEGREES[turn]
         out_width, out_height = self._size[::-1] if quarter else self._size
@@ -57,8 +57,9 @@ class Painter:
         return np.ascontiguousarray(_TURNS[turn](image))
 
     def _turn_of(self, frame: VideoFrame) -> tuple[int, int, int, int]:
-        # PyAV ties each frame whose side data was looked at into a reference cycle: 4K frames would pile up by the gigabyte until
-        # the garbage collector runs. So the matrix is read once, and again only where the angle changes.
+        # PyAV ties each frame whose side data was looked at into a reference cycle: 4K frames would pile up by the
+        # gigabyte until the garbage collector runs. So the matrix is read once, and again only where the angle
+        # changes.
         angle = frame.rotation
         if self._angle != angle:
             self._angle, self._turn = angle, matrix_of(frame)
@@ -69,7 +70,7 @@ def check_pixels(width: int, height: int, limits: Limits) -> None:
     """Raise `TooManyPixels` where a frame is over the limits."""
     if max(width, height) > limits.max_side_px or width * height > limits.max_pixels:
         raise TooManyPixels(
-            f"Frames of {width}x{height} pixels; allowed are {limits.max_side_px} a side and {limits.max_pixels} in all."
+            f"Frames of {width}x{height} pixels; allowed: {limits.max_side_px} a side, {limits.max_pixels} in all."
         )
 
 
@@ -83,7 +84,9 @@ _TURNS = {
     (0, 1, 1, 0): lambda a: a.transpose(1, 0, 2),
     (0, -1, -1, 0): lambda a: np.rot90(a, 2).transpose(1, 0, 2),
 }
-"""By (a, b, c, d) of x' = a x + c y, y' = b x + d y, with y pointing down: turning clockwise by 90 degrees is x' = -y, y' = x."""
+"""By (a, b, c, d) of x' = a x + c y, y' = b x + d y, with y pointing down: turning clockwise by 90 degrees is x' =
+-y, y' = x.
+"""
 _QUARTER_TURNS = frozenset({(0, 1, -1, 0), (0, -1, 1, 0), (0, 1, 1, 0), (0, -1, -1, 0)})
 _DEGREES = dict.fromkeys(_TURNS, 0) | {(0, 1, -1, 0): 90, (-1, 0, 0, -1): 180, (0, -1, 1, 0): 270}
 

@@ -1,7 +1,7 @@
 """Read with a library that only knows frame numbers: the timeline comes from the packets, the library gives the pixels.
 
-The library must agree with the timeline on how many frames there are and when they are shown. Where it does not (edit lists, streams
-without times), the file is refused with a typed error rather than scored at the wrong times.
+The library must agree with the timeline on how many frames there are and when they are shown. Where it does not (edit
+lists, streams without times), the file is refused with a typed error rather than scored at the wrong times.
 """
 
 from __future__ import annotations
@@ -27,7 +27,10 @@ class PixelSource(Protocol):
     """A library's view of one file: upright RGB frames by number."""
 
     def frames(self, indexes: Sequence[int]) -> Iterator[tuple[UInt8Array | None, float]]:
-        """Yield (image or None, seconds) for numbers up to the last wanted, in order; None where a frame was only passed over."""
+        """Yield (image or None, seconds) for numbers up to the last wanted, in order;
+
+        None where a frame was only passed over.
+        """
         ...
 
 
@@ -62,7 +65,8 @@ def read_indexed(name: str, file: BinaryIO, request: ReadRequest, sink: Sink, op
             offset = seconds - expected if index == 0 else offset
             if abs(seconds - offset - expected) > _TOLERANCE_SECONDS:
                 raise Undecodable(
-                    f"{name} puts frame {index} at {seconds - offset:.3f} s, the container at {expected:.3f} s; read it with pyav."
+                    f"{name} puts frame {index} at {seconds - offset:.3f} s, the container at {expected:.3f} s;"
+                    " read it with pyav."
                 )
             walked.decoded += 1
             walked.reached_seconds = expected

@@ -19,7 +19,8 @@ _MAX_OPEN_FILES = 32
 def lock(parent_pid: int, address_space_bytes: int) -> Mapping[str, str]:
     """Give up everything that decoding does not need. Returns what is on, and the reason for what is not.
 
-    Order matters: entering a user namespace changes credentials, which clears the parent-death signal, so that comes after.
+    Order matters: entering a user namespace changes credentials, which clears the parent-death signal, so that comes
+    after.
     """
     report = {"namespaces": _unshare(), "limits": _limits(address_space_bytes), "parent_death": _die_with(parent_pid)}
     report["seccomp"] = seccomp.install()

@@ -21,10 +21,12 @@ class Picked(Generic[T]):
 
 
 class Picker(Generic[T]):
-    """Takes the nearest delivered frame to each wanted time, and never lets a gap grow past `gap_seconds` if it can be helped.
+    """Takes the nearest delivered frame to each wanted time, and never lets a gap grow past `gap_seconds` if it can
+    be helped.
 
-    The frame before the present one is held back until the next is known: with a gap of 2 s, frames at 0, 0.1 and 10 s, and the
-    first scored, the frame at 0.1 s must be taken when the one at 10 s shows up, though no wanted time is near it.
+    The frame before the present one is held back until the next is known: with a gap of 2 s, frames at 0, 0.1 and 10
+    s, and the first scored, the frame at 0.1 s must be taken when the one at 10 s shows up, though no wanted time is
+    near it.
     """
 
     def __init__(self, bursts: Sequence[Burst], gap_seconds: float, *, share: bool = False) -> None:

@@ -157,9 +157,10 @@ class Worker:
         self.process.wait()
         limits = self._limits
         if self.killed_for in ("wall", "cpu", "stall") or self.process.returncode == -signal.SIGXCPU:
+            per_second = " more for each second of video"
             allowed = {
-                "wall": f"{limits.wall_seconds:g} s + {limits.wall_seconds_per_media_second:g} s per second of video",
-                "cpu": f"{limits.cpu_seconds:g} s + {limits.cpu_seconds_per_media_second:g} s of CPU per second of video",
+                "wall": f"{limits.wall_seconds:g} s, {limits.wall_seconds_per_media_second:g} s{per_second}",
+                "cpu": f"{limits.cpu_seconds:g} s of CPU, {limits.cpu_seconds_per_media_second:g} s{per_second}",
                 "stall": f"{limits.stall_seconds:g} s without progress",
             }.get(self.killed_for or "cpu", "the CPU limit")
             return DecodeTimeout(
@@ -283,8 +284,8 @@ def job_events(
 ) -> Generator[tuple[dict[str, Any], bytearray], None, dict[str, Any]]:
     """Send one job and yield every message but heartbeats; the last one is the generator's value.
 
-    Raises an `InputError` if the worker dies or lies. Closing the generator early stops the worker: it would go on sending into a
-    channel that nobody reads.
+    Raises an `InputError` if the worker dies or lies. Closing the generator early stops the worker: it would go on
+    sending into a channel that nobody reads.
     """
     worker.begin(limits)
     try:
@@ -326,7 +327,7 @@ def _environment() -> dict[str, str]:
     keep = {name: os.environ[name] for name in ("LD_LIBRARY_PATH", "LANG", "LC_ALL", "TZ") if name in os.environ}
     paths = dict.fromkeys([_ROOT, *(entry for entry in sys.path if entry and Path(entry).exists())])
     threads = dict.fromkeys(("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
-    extra = {"PATH": "/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(paths), "PYTHONHASHSEED": "0", "OPENCV_LOG_LEVEL": "OFF"}
+    extra = {"PATH": "/usr/bin:/bin", "PYTHONPATH": os.pathsep.join(paths), "OPENCV_LOG_LEVEL": "OFF"}
     if "GUARD_WORKER_STDERR" in os.environ:
         extra["GUARD_WORKER_STDERR"] = "1"
     return keep | threads | extra

@@ -1,8 +1,9 @@
 """What the worker asks of a reader: one file descriptor in, frames out.
 
-A reader is a file in `guard/video/readers/` with `Config`, `build(config)` and `tiny()`. It runs inside the locked worker process:
-no network, no opening of files, a memory limit. Every reader promises: RGB, rotation applied, presentation seconds from the start of
-the container, short side exactly `side_px`. What it cannot promise it must refuse with an `InputError`.
+A reader is a file in `guard/video/readers/` with `Config`, `build(config)` and `tiny()`. It runs inside the locked
+worker process: no network, no opening of files, a memory limit. Every reader promises: RGB, rotation applied,
+presentation seconds from the start of the container, short side exactly `side_px`. What it cannot promise it must
+refuse with an `InputError`.
 """
 
 from __future__ import annotations

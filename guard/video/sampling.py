@@ -1,9 +1,9 @@
 """Where to look in a video: pure planning, no decoding.
 
-The plan is a renewal process: after each burst of frames the next one starts a random step later, at most `max_gap_seconds`
-away. So the largest unscored gap is bounded for every video, and an uploader cannot tell where the samples lie: the seed is mixed
-with the hash of the content. Key frames are cheap, but the uploader places them; `mode="keyframe"` uses them where they allow
-the gap, and is therefore predictable.
+The plan is a renewal process: after each burst of frames the next one starts a random step later, at most
+`max_gap_seconds` away. So the largest unscored gap is bounded for every video, and an uploader cannot tell where the
+samples lie: the seed is mixed with the hash of the content. Key frames are cheap, but the uploader places them;
+`mode="keyframe"` uses them where they allow the gap, and is therefore predictable.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import hashlib
 from bisect import bisect_left, bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, TypeAlias
 
 import numpy as np
@@ -23,7 +24,9 @@ from guard.types import require
 Mode: TypeAlias = Literal["jitter", "keyframe"]
 
 _LONGEST_STEP = 0.95
-"""Share of the gap that a step may take: the rest is for the distance to the next frame that the decoder really delivers."""
+"""Share of the gap that a step may take: the rest is for the distance to the next frame that the decoder really
+delivers.
+"""
 _SHORTEST_STEP = 0.55
 """Below half of the gap jitter would only cost more; 0.55..0.95 has a mean step of 0.75 of the gap."""
 
@@ -93,8 +96,9 @@ def plan_bursts(
         config: The gap to keep.
         seed: From `content_seed`.
 
-    No stretch between two bursts, before the first or after the last, is longer than `config.max_gap_seconds`. A short video gets
-    `needs.min_bursts` places if so many bursts fit: 2 s hold 3 bursts of 4 frames 0.13 s apart, not 8.
+    No stretch between two bursts, before the first or after the last, is longer than `config.max_gap_seconds`. A
+    short video gets `needs.min_bursts` places if so many bursts fit: 2 s hold 3 bursts of 4 frames 0.13 s apart, not
+    8.
     """
     require(last_seconds >= first_seconds, "last_seconds", f">= first_seconds ({first_seconds})", last_seconds)
     span = (needs.burst_frames - 1) * needs.burst_spacing_seconds
@@ -149,7 +153,8 @@ def largest_gap(scored: Sequence[float], times: Sequence[float], end: float) -> 
         times: Increasing times of all frames of the stream.
         end: When the last frame leaves the screen.
 
-    Between two scored neighbours with nothing between them nothing was missed: a slide shown for ten seconds and scored is no gap.
+    Between two scored neighbours with nothing between them nothing was missed: a slide shown for ten seconds and
+    scored is no gap.
     """
     if not times:
         return 0.0
@@ -161,7 +166,7 @@ def largest_gap(scored: Sequence[float], times: Sequence[float], end: float) -> 
         worst = scored[0] - times[0]
     if bisect_right(times, scored[-1] + slack) < len(times):
         worst = max(worst, end - scored[-1])
-    for before, after in zip(scored, scored[1:], strict=False):
+    for before, after in pairwise(scored):
         if bisect_left(times, after - slack) > bisect_right(times, before + slack):
             worst = max(worst, after - before)
     return worst

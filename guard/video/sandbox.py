@@ -3,7 +3,8 @@
     with SandboxedDecoder(workers=2) as decoder:
         decoded = decoder.decode(open_video(Path("clip.mp4")), SamplingNeeds(side_px=128))
 
-Thread-safe; each call borrows one worker. `stream` hands frames over in chunks, so that every frame of an hour does not sit in memory.
+Thread-safe; each call borrows one worker. `stream` hands frames over in chunks, so that every frame of an hour does
+not sit in memory.
 """
 
 from __future__ import annotations
@@ -87,8 +88,8 @@ class SandboxedDecoder:
     def stream(self, video: Video, needs: SamplingNeeds) -> Iterator[Frames]:
         """Yield the frames that `decode` would return, in chunks of some 32 MiB, in order.
 
-        Each chunk's burst ids start at 0 (a burst may be cut between chunks). The coverage of a chunk tells what was decoded so far
-        with `complete=False`; that of the last chunk is final. Close the generator to stop early.
+        Each chunk's burst ids start at 0 (a burst may be cut between chunks). The coverage of a chunk tells what was
+        decoded so far with `complete=False`; that of the last chunk is final. Close the generator to stop early.
         """
         request = replace(self._request("sample", video, needs), final_pass=True)
         with content_fd(video) as fd, self._borrowed() as worker:

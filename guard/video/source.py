@@ -50,8 +50,8 @@ def open_video(
     """Read an input once, hash it and check that it may be decoded.
 
     Args:
-        source: A path (a regular file; links and devices are refused), the bytes themselves, or a binary file object that is
-            read from where it stands.
+        source: A path (a regular file; links and devices are refused), the bytes themselves, or a binary file
+            object that is read from where it stands.
         name: What verdicts call the input; by default the path, or `upload`.
         limits: Bounds; only `max_bytes` is used here.
 

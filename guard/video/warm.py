@@ -10,7 +10,9 @@ from guard.types import UInt8Array
 
 
 def warm_clip() -> bytes:
-    """Load all of PyAV and return a four-frame mp4: reading it once loads what a locked process could not load later."""
+    """Load all of PyAV and return a four-frame mp4: reading it once loads what a locked process could not load
+    later.
+    """
     import av
 
     for found in pkgutil.walk_packages(av.__path__, "av."):

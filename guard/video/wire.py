@@ -1,8 +1,9 @@
 """Messages between the decoder process and its parent: a JSON header and raw bytes, nothing that executes.
 
-Layout: two big-endian uint32 (length of the JSON, length of the bytes), the JSON object, the bytes. Every length is checked before
-anything is allocated, and the descriptor of a job travels beside its message (SCM_RIGHTS). The parent treats each message as written
-by the attacker: a field of the wrong type or range is a crash of the worker, never an exception elsewhere.
+Layout: two big-endian uint32 (length of the JSON, length of the bytes), the JSON object, the bytes. Every length is
+checked before anything is allocated, and the descriptor of a job travels beside its message (SCM_RIGHTS). The parent
+treats each message as written by the attacker: a field of the wrong type or range is a crash of the worker, never an
+exception elsewhere.
 """
 
 from __future__ import annotations
@@ -43,7 +44,10 @@ def send(
 
 
 def receive(channel: socket.socket, *, max_blob_bytes: int = MAX_BLOB_BYTES) -> tuple[dict[str, Any], bytearray]:
-    """Return the next message. Raises `WireError` at the end of the stream and for anything malformed, `TimeoutError` as set."""
+    """Return the next message.
+
+    Raises `WireError` at the end of the stream and for anything malformed, `TimeoutError` as set.
+    """
     head = _exactly(channel, _HEAD.size)
     return _body(channel, head, max_blob_bytes)
 

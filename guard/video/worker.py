@@ -1,7 +1,7 @@
 """The decoder process: `python -m guard.video.worker FD READER PARENT_PID ADDRESS_SPACE`.
 
-A fresh interpreter that loads one reader, locks itself and then decodes one input after another. Whatever happens to it costs one
-input an error; the parent starts another.
+A fresh interpreter that loads one reader, locks itself and then decodes one input after another. Whatever happens to
+it costs one input an error; the parent starts another.
 """
 
 from __future__ import annotations

@@ -1,0 +1,1 @@
+"""Readers: one file, one way to decode; see `guard.video.reader`."""

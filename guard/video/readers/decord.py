@@ -1,8 +1,8 @@
 """Reader on decord: for comparison, and for installations that trained on its pixels.
 
-decord 0.6.0 is unmaintained since 2022 and carries an FFmpeg of that time; it can wait forever on containers that promise more frames
-than they hold, which the sandbox ends. It reads the whole file into memory. Edit lists, GIF and stills are refused: it misplaces the
-former and does not open the latter.
+decord 0.6.0 is unmaintained since 2022 and carries an FFmpeg of that time; it can wait forever on containers that
+promise more frames than they hold, which the sandbox ends. It reads the whole file into memory. Edit lists, GIF and
+stills are refused: it misplaces the former and does not open the latter.
 """
 
 from __future__ import annotations
@@ -26,7 +26,10 @@ class Config:
 
 
 def build(config: Config) -> Reader:
-    """Return the reader, warmed. Raises `ModuleNotFoundError` (a `MissingExtra` through `guard.plugins`) without decord."""
+    """Return the reader, warmed.
+
+    Raises `ModuleNotFoundError` (a `MissingExtra` through `guard.plugins`) without decord.
+    """
     del config
     import cv2  # noqa: F401  (the locked process could not load it later)
     import decord  # noqa: F401

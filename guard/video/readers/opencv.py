@@ -1,7 +1,7 @@
 """Reader on OpenCV's FFmpeg: every frame up to the last wanted one is decoded, wanted ones are converted.
 
-OpenCV's seeking by number is wrong for many files, so this reader never seeks. Its clock is checked frame by frame against the
-container's.
+OpenCV's seeking by number is wrong for many files, so this reader never seeks. Its clock is checked frame by frame
+against the container's.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, cast
 
 from guard.errors import Undecodable
 from guard.interfaces import SamplingNeeds
@@ -64,18 +64,22 @@ class _Stream(io.BufferedIOBase):
 
 
 class _Source:
-    def __init__(self, capture: Any) -> None:
+    def __init__(self, capture: Any, stream: _Stream) -> None:
         self._capture = capture
+        # OpenCV lets go of the stream without the interpreter lock: were this the last reference, the process would
+        # abort.
+        self._stream = stream
 
     @classmethod
     def open(cls, file: BinaryIO, frame_count: int) -> PixelSource:
         import cv2
 
         del frame_count  # OpenCV's own count comes from the header and proves nothing
-        capture = cv2.VideoCapture(_Stream(file), cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
+        stream = _Stream(file)
+        capture = cast("Any", cv2.VideoCapture)(stream, cv2.CAP_FFMPEG, [cv2.CAP_PROP_N_THREADS, 1])
         if not capture.isOpened():
             raise Undecodable("OpenCV cannot open the file; read it with pyav.")
-        return cls(capture)
+        return cls(capture, stream)
 
     def frames(self, indexes: Sequence[int]) -> Iterator[tuple[UInt8Array | None, float]]:
         import cv2

@@ -1,13 +1,14 @@
 """The default reader: PyAV, with the FFmpeg in its wheel.
 
-How it keeps decoding cheap, and what bounds it (measured on 720p H.264, key frame every 250, one core): reading packets costs 1 % of
-decoding them, so a first pass over the packets gives the exact timeline and the places of key frames. The second pass feeds the
-decoder only what leads to a wanted frame: packets after a sample and before the next key frame are dropped, frames that no other
-needs are not decoded (about a third of the cost), the loop filter is off (a fifth), and only kept frames are converted and scaled.
-What is left is the chain of reference frames from each key frame to the sample: no exact sampler can avoid that.
+How it keeps decoding cheap, and what bounds it (measured on 720p H.264, key frame every 250, one core): reading
+packets costs 1 % of decoding them, so a first pass over the packets gives the exact timeline and the places of key
+frames. The second pass feeds the decoder only what leads to a wanted frame: packets after a sample and before the
+next key frame are dropped, frames that no other needs are not decoded (about a third of the cost), the loop filter is
+off (a fifth), and only kept frames are converted and scaled. What is left is the chain of reference frames from each
+key frame to the sample: no exact sampler can avoid that.
 
-If this leaves a larger gap than promised (key frames that are none, every frame marked as unneeded), or errors, the whole stream is
-decoded again without any skipping.
+If this leaves a larger gap than promised (key frames that are none, every frame marked as unneeded), or errors, the
+whole stream is decoded again without any skipping.
 """
 
 from __future__ import annotations
