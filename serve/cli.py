@@ -31,9 +31,8 @@ for group in (scan, inspect, policy, system, demo):
 def _options(
     verbose: Annotated[bool, typer.Option("--verbose", help="Log what is done, on stderr.")] = False,
 ) -> None:
-    logging.basicConfig(
-        level=logging.INFO if verbose else logging.WARNING, format="%(levelname)s %(name)s: %(message)s", force=True
-    )
+    level = logging.INFO if verbose else logging.WARNING
+    logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
 
 
 def main() -> NoReturn:

@@ -59,6 +59,8 @@ class RunDirectory:
         self.path = path
         self.done: dict[int, Done] = {}
         """Completed inputs by index."""
+        self.info: dict[str, Any] = {}
+        """Content of `run.json`, from `start` on."""
         self._lock: IO[bytes] | None = None
         self._journal: IO[bytes] | None = None
         self._unsynced = 0
@@ -106,7 +108,8 @@ class RunDirectory:
         else:
             _require_same(earlier.get("signature", {}), run["signature"])
             run = {**run, "started_at": earlier.get("started_at"), "resumed_at": run.get("started_at")}
-        write_json(self.path / RUN, run)
+        self.info = dict(run)
+        write_json(self.path / RUN, self.info)
         self._open_journal()
         return earlier is not None
 

@@ -262,7 +262,7 @@ def _finish(
         write_csv(run.path / "results.csv", lines(), categories)
     if "parquet" in request.formats:
         write_parquet(run.path / "results.parquet", lines(), categories)
-    write_report(run.path / REPORT, lines, summary, describe(guard, request), guard.policy)
+    write_report(run.path / REPORT, lines, summary, run.info, guard.policy)
     write_json(run.path / SUMMARY, summary)
     run.complete(lines())
     return ScanOutcome(summary=summary, exit_code=code)

@@ -57,6 +57,7 @@ def scan(
     interrupted, go on with --resume. Where several hold, 4 goes before 1, and 1 before 3.
     """
     from guard.api import Guard
+    from guard.config import load_settings
     from serve.inputs import Selection
     from serve.progress import make_progress
     from serve.results import parse_formats
@@ -87,7 +88,7 @@ def scan(
     }
     if out == "-" and (resume or retry_failed or evidence):
         raise UsageError("--out - keeps nothing, so --resume, --retry-failed and --evidence cannot go with it.")
-    with Guard.load(**overrides) as guard, make_progress(mode) as display:
+    with Guard.load(load_settings(**overrides)) as guard, make_progress(mode) as display:
         code = _to_stdout(guard, request, display) if out == "-" else _to_directory(guard, request, display)
     raise typer.Exit(code)
 
