@@ -24,8 +24,8 @@ import numpy as np
 from fast_path.detectors.tiny import clips_of
 from guard import taxonomy
 from guard.errors import InvalidConfig
-from guard.interfaces import SamplingNeeds
-from guard.types import Float32Array, Frames, Rule, Scores
+from guard.interfaces import SamplingNeeds, score_frames
+from guard.types import Coverage, Float32Array, Float64Array, Frames, Rule, Scores, UInt8Array
 
 NAME = "open_vocabulary"
 NEUTRAL = (
@@ -100,20 +100,15 @@ class Detector:
 
     def score(self, batch: Sequence[Frames]) -> list[Scores]:
         """Score a batch of videos; element i belongs to video i and does not depend on the others."""
-        return [self._one(frames) for frames in batch]
+        return [score_frames(self, frames) for frames in batch]
 
-    def _one(self, frames: Frames) -> Scores:
-        clips, seconds = clips_of(frames, self.encoder.clip_frames)
-        moments = self.moment_scores(self.encoder.text_logits(clips, self._texts))
-        highest = np.sort(moments, axis=0)[-_TOP:]
-        return Scores(
-            categories=self.categories,
-            probability=highest.mean(axis=0, dtype=np.float32),
-            moment_seconds=seconds,
-            per_moment=moments,
-            detector=NAME,
-            fingerprint=self.fingerprint,
-        )
+    def begin(self) -> Session:
+        """Begin to score one video."""
+        return Session(self)
+
+    def compare(self, clips: UInt8Array) -> Float32Array:
+        """Return float32 [M, C] for the bursts uint8 [M, L, H, W, 3]."""
+        return self.moment_scores(self.encoder.text_logits(clips, self._texts))
 
     def moment_scores(self, logits: Float32Array) -> Float32Array:
         """Return float32 [M, C] from the logits [M, K] of all prompts, the neutral ones last."""
@@ -124,6 +119,35 @@ class Detector:
         ordinary = np.logaddexp.reduce(neutral, axis=1)[:, None]
         p = 1 / (1 + np.exp(np.clip(ordinary - best, -50, 50)))
         return np.asarray(np.maximum(_FLOOR + (1 - _FLOOR) * p, np.float32(_FLOOR)), np.float32)
+
+
+class Session:
+    """Scores bursts as they come; only their scores are kept."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+        self._moments: list[Float32Array] = []
+        self._seconds: list[Float64Array] = []
+
+    def feed(self, frames: Frames) -> None:
+        """Score the bursts of the next frames."""
+        clips, seconds = clips_of(frames, self._detector.encoder.clip_frames)
+        self._moments.append(self._detector.compare(clips))
+        self._seconds.append(seconds)
+
+    def finish(self, coverage: Coverage) -> Scores:
+        """Return the scores of the video; what `coverage` lacks is the router's business."""
+        del coverage
+        moments = np.concatenate(self._moments)
+        highest = np.sort(moments, axis=0)[-_TOP:]
+        return Scores(
+            categories=self._detector.categories,
+            probability=highest.mean(axis=0, dtype=np.float32),
+            moment_seconds=np.concatenate(self._seconds),
+            per_moment=moments,
+            detector=NAME,
+            fingerprint=self._detector.fingerprint,
+        )
 
 
 def build(config: Config) -> Detector:

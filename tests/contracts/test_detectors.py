@@ -86,6 +86,29 @@ def test_the_same_video_gives_the_same_scores_and_is_left_alone(detector):
     np.testing.assert_array_equal(given.images, before)
 
 
+def cut(given, detector, chunk_bursts):
+    """The same video in chunks, as the decoder hands them over: no burst cut, burst ids from 0 in each."""
+    every = detector.needs.every_frame
+    numbers = np.arange(len(given.pts_seconds)) // 7 if every else given.burst_ids // chunk_bursts
+    for number in np.unique(numbers):
+        part = numbers == number
+        ids = given.burst_ids[part] - given.burst_ids[part][0]
+        yield Frames(
+            images=given.images[part], pts_seconds=given.pts_seconds[part], burst_ids=ids, coverage=given.coverage
+        )
+
+
+@pytest.mark.parametrize("chunk_bursts", [1, 4])
+def test_chunks_equal_the_whole(detector, chunk_bursts):
+    given = video(detector, seed=4, bursts=9)
+    session, other = detector.begin(), detector.begin()
+    for part in cut(given, detector, chunk_bursts):
+        session.feed(part)
+        other.feed(part)  # sessions side by side do not mix
+    same(session.finish(given.coverage), detector.score([given])[0])
+    same(other.finish(given.coverage), detector.score([given])[0])
+
+
 def test_one_frame_is_enough(detector):
     whole = video(detector, bursts=1, short=True)
     still = Frames(
