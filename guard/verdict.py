@@ -222,14 +222,19 @@ def _problem(evidence: Evidence) -> ErrorInfo | None:
         return evidence.errors[0]
     coverage = evidence.coverage
     if not coverage.complete:
-        seen = f"{coverage.decoded_seconds:.2f} s decoded"
-        declared = f" of {coverage.declared_seconds:.2f} s declared" if coverage.declared_seconds else ""
         return ErrorInfo(
             code=coverage.problem or "truncated",
-            message=f"Only a part of the video could be decoded: {seen}{declared}.",
-            hint="Only the part before the break was scored; ask for the whole file.",
+            message=_incomplete(coverage),
+            hint="What was decoded was scored; ask for an undamaged file.",
         )
     return evidence.slow_error
+
+
+def _incomplete(coverage: Coverage) -> str:
+    declared, decoded = coverage.declared_seconds, coverage.decoded_seconds
+    if declared is not None and decoded < declared:
+        return f"Only a part of the video could be decoded: {decoded:.2f} s of {declared:.2f} s declared."
+    return f"Some of the video could not be decoded; {decoded:.2f} s were reached."
 
 
 def _category_score(finding: Finding) -> CategoryScore:
