@@ -179,6 +179,12 @@ def evidence(clip: Clip, rule: str) -> tuple[float, ...]:
     return tuple(clip.times(e)[0] for e in found)
 
 
+def seen_at(clip: Clip, index: int) -> str:
+    """Return what frame `index` shows, in words."""
+    seen = next((e for e in clip.events if e.first <= index <= e.last), None)
+    return f"{seen.colour} {seen.shape}" if seen else "nothing"
+
+
 def right_answer(clip: Clip, question: Question) -> str:
     """Return the answer that a flawless model gives, as compact JSON."""
     checks = {}
@@ -191,8 +197,8 @@ def right_answer(clip: Clip, question: Question) -> str:
     cited = [t for rule in violated for t in evidence(clip, rule)]
     answer = {
         "observations": [
-            {"start_seconds": clip.times(e)[0], "end_seconds": clip.times(e)[-1], "text": f"{e.colour} {e.shape}"}
-            for e in clip.events
+            {"start_seconds": t, "end_seconds": t, "text": seen_at(clip, index)}
+            for index, t in enumerate(clip.times_seconds)
         ],
         "checks": checks,
         "counter_evidence": [],

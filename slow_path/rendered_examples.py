@@ -16,7 +16,7 @@ from slow_path.rendered import Clip
 from slow_path.view import View, question_for
 
 OPTIONS = PromptOptions(brief=True, evidence=False)
-LIMITS = AnswerLimits(observations=4, evidence=2, counter_evidence=1, text_chars=48, reason_chars=48)
+LIMITS = AnswerLimits(observations=6, evidence=2, counter_evidence=1, text_chars=48, reason_chars=48)
 BUDGET = FrameBudget(frames=6, longest_side_px=56)
 MAX_TOKENS = 400
 HELD_OUT = 10_000_000
