@@ -1,12 +1,14 @@
 """Flash analysis against rendered clips with a known number of flashes, and against a slow obvious oracle."""
 
 import itertools
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from fast_path.detectors import flash as flash_detector
-from fast_path.flash import FlashAnalyzer, FlashResult, FlashSettings, analyse
+from fast_path.flash import FlashAnalyzer, FlashResult, FlashSettings, FlashSink, analyse
 from fast_path.flash.light import LINEAR, grid_size, measure
 from fast_path.flash.settings import BROADCAST
 from fast_path.router import Config as RouterConfig
@@ -281,6 +283,34 @@ def test_fingerprint_changes_with_the_settings():
 def test_bad_frames_are_refused(image, at, match):
     with pytest.raises(ValueError, match=match):
         FlashAnalyzer().update(image, at)
+
+
+def test_sink_equals_the_whole_and_can_start_over():
+    video = frames(square_wave(6, 4.0))
+    sink = FlashSink(side_px=32)
+    assert sink.needs.every_frame
+    sink.take(frames(square_wave(1, 4.0)))
+    sink.restart()
+    for start in range(0, 120, 50):
+        part = slice(start, min(start + 50, 120))
+        sink.take(
+            replace(
+                video, images=video.images[part], pts_seconds=video.pts_seconds[part], burst_ids=video.burst_ids[part]
+            )
+        )
+    report = sink.finish()
+    whole = analyse(zip(video.images, video.pts_seconds.tolist(), strict=True))
+    assert report.as_dict() == whole.as_dict()
+    assert report.general.transitions.tolist() == whole.general.transitions.tolist()
+
+
+def test_report_becomes_json():
+    report = analyse(square_wave(6, 6.0))
+    content = json.loads(json.dumps(report.as_dict()))
+    assert content["result"] == content["general"]["result"] == "fail"
+    assert content["red"] == {"result": "pass", "peak_transitions": 0, "worst_second_start": 0.0, "spans": []}
+    assert content["general"]["spans"][-1]["end_seconds"] == content["duration_seconds"] == 6.0
+    assert report.kind("red") is report.red
 
 
 def test_frames_must_advance_and_keep_their_size():

@@ -10,6 +10,17 @@ It is not a certified photosensitive-epilepsy test.
 
 from fast_path.flash.analysis import FlashAnalyzer, analyse
 from fast_path.flash.report import FlashReport, FlashResult, KindReport, Span
-from fast_path.flash.settings import FlashSettings
+from fast_path.flash.settings import BROADCAST, FlashSettings
+from fast_path.flash.sink import FlashSink
 
-__all__ = ["FlashAnalyzer", "FlashReport", "FlashResult", "FlashSettings", "KindReport", "Span", "analyse"]
+__all__ = [
+    "BROADCAST",
+    "FlashAnalyzer",
+    "FlashReport",
+    "FlashResult",
+    "FlashSettings",
+    "FlashSink",
+    "KindReport",
+    "Span",
+    "analyse",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from enum import StrEnum
-from typing import Literal
+from typing import Any, Literal
 
 from guard.types import Float64Array, Int32Array
 
@@ -57,6 +57,22 @@ class KindReport:
         """Flashes in the worst second: pairs of changes."""
         return self.peak_transitions / 2
 
+    def as_dict(self) -> dict[str, Any]:
+        """Return what was found as JSON values, without the numbers of each frame."""
+        return {
+            "result": str(self.result),
+            "peak_transitions": self.peak_transitions,
+            "worst_second_start": round(self.worst_second_start, 3),
+            "spans": [
+                {
+                    "start_seconds": round(s.start_seconds, 3),
+                    "end_seconds": round(s.end_seconds, 3),
+                    "result": str(s.result),
+                }
+                for s in self.spans
+            ],
+        }
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlashReport:
@@ -77,3 +93,13 @@ class FlashReport:
     def kind(self, kind: Kind) -> KindReport:
         """Return the part for one kind."""
         return self.general if kind == "general" else self.red
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON values, without the numbers of each frame."""
+        return {
+            "result": str(self.result),
+            "duration_seconds": round(self.duration_seconds, 3),
+            "frames": len(self.frame_seconds),
+            "rounds": self.rounds,
+            **{part.kind: part.as_dict() for part in (self.general, self.red)},
+        }
