@@ -87,10 +87,10 @@ class ConcurrentChanges:
         )
 
     def _largest_number(self) -> int:
-        number = 0
-        for candidate in range(1, int(self._counts.max()) + 1):
-            enough = self._counts >= candidate
-            if enough.sum() < self._enough or self._sums(enough).max() < self._enough:
-                break
-            number = candidate
-        return number
+        low, high = 0, int(self._counts.max())
+        while low < high:  # fewer cells reach a higher number: halve the range
+            middle = (low + high + 1) // 2
+            reached = self._counts >= middle
+            fills = reached.sum() >= self._enough and self._sums(reached).max() >= self._enough
+            low, high = (middle, high) if fills else (low, middle - 1)
+        return low
