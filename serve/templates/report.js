@@ -85,7 +85,7 @@
   const pill = (decision) => el("span", { class: "pill " + decision }, el("span", { class: "mark", "aria-hidden": "true" }), decision);
   function fileName(source) {
     const cut = source.lastIndexOf("/") + 1;
-    return el("span", { class: "name" }, cut ? el("span", { class: "dir" }, visible(source.slice(0, cut))) : null, visible(source.slice(cut)));
+    return el("span", { class: "name" }, cut ? el("span", { class: "dir" }, visible(source.slice(0, cut))) : null, el("span", { class: "file" }, visible(source.slice(cut))));
   }
   function meter(row) {
     const best = top(row);
