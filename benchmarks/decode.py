@@ -2,9 +2,10 @@
 
     python benchmarks/decode.py --data DIR [--clips 24] [--runs 3] [--long-seconds 600]
 
-Ways: key frames only, the sampler at gaps of 2, 1 and 0.5 s (one frame and bursts of four), every frame decoded and scaled, and 16 evenly
-spaced frames with decord and OpenCV. All frames are scaled to a short side of 128 px, by one thread, in this process (the sandbox adds
-the copying of frames, some 20 us each). Ratios are against every frame in the same run; the figure of a way is the median of its runs.
+Ways: key frames only, the sampler at gaps of 2, 1 and 0.5 s (one frame and bursts of four), every frame decoded and
+scaled, and 16 evenly spaced frames with decord and OpenCV. All frames are scaled to a short side of 128 px, by one
+thread, in this process (the sandbox adds the copying of frames, some 20 us each). Ratios are against every frame in the
+same run; the figure of a way is the median of its runs.
 """
 
 from __future__ import annotations
@@ -17,8 +18,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
+from typing import TypeAlias
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
@@ -33,26 +35,27 @@ from guard.video.readers import pyav
 from guard.video.sampling import SamplingConfig
 
 SIDE_PX = 128
+Way: TypeAlias = Callable[[Path], tuple[int, float]]
 LIMITS = Limits(cpu_seconds=3600, wall_seconds=7200)
 
 
 class Nowhere:
     """Counts frames."""
 
-    def __init__(self):
+    def __init__(self) -> None:
         self.frames = 0
 
-    def frame(self, image, pts_seconds, burst):
+    def frame(self, image: np.ndarray, pts_seconds: float, burst: int) -> None:
         self.frames += 1
 
-    def tick(self, frames_decoded, reached_seconds):
+    def tick(self, frames_decoded: int, reached_seconds: float) -> None:
         pass
 
-    def restart(self):
+    def restart(self) -> None:
         self.frames = 0
 
 
-def sampler(gap: float, burst: int = 1, mode: str = "jitter", every: bool = False, skip: bool = True):
+def sampler(gap: float, burst: int = 1, mode: str = "jitter", every: bool = False, skip: bool = True) -> Way:
     reader = pyav.build(pyav.Config(skip_unneeded=skip))
     needs = SamplingNeeds(side_px=SIDE_PX, burst_frames=burst, every_frame=every)
     request = ReadRequest(needs=needs, sampling=SamplingConfig(max_gap_seconds=gap, mode=mode), limits=LIMITS, seed=1)
@@ -105,12 +108,12 @@ def opencv_uniform(path: Path) -> tuple[int, float]:
     return len(frames), seconds / 15
 
 
-def _resize(frames) -> None:
+def _resize(frames: Iterable[np.ndarray]) -> None:
     for image in frames:
         cv2.resize(image, output_size(image.shape[1], image.shape[0], SIDE_PX), interpolation=cv2.INTER_AREA)
 
 
-WAYS: dict[str, Callable[[], Callable[[Path], tuple[int, float]]]] = {
+WAYS: dict[str, Callable[[], Way]] = {
     "every_frame": lambda: sampler(2.0, every=True),
     "sampler_gap_2.0": lambda: sampler(2.0),
     "sampler_gap_2.0_bursts_of_4": lambda: sampler(2.0, burst=4),
@@ -125,7 +128,7 @@ WAYS: dict[str, Callable[[], Callable[[Path], tuple[int, float]]]] = {
 
 
 def render_long(path: Path, seconds: float, fps: int = 30) -> None:
-    """Render 1280x720 H.264 as x264 does by default: key frame every 250, three B-frames. A panned texture with noise and cuts."""
+    """Render 1280x720 H.264 as x264 does by default: a key frame every 250, three B-frames, panning, noise and cuts."""
     rng = np.random.default_rng(0)
     noise = rng.normal(0, 4, (8, 720, 1280, 3)).astype(np.int8)
     with av.open(str(path), "w") as out:
@@ -146,7 +149,7 @@ def render_long(path: Path, seconds: float, fps: int = 30) -> None:
         out.mux(stream.encode(None))
 
 
-def _texture(rng):
+def _texture(rng: np.random.Generator) -> np.ndarray:
     total = np.zeros((1400, 2600, 3), np.float32)
     for size in (8, 32, 128, 512):
         small = rng.normal(0, 1, (1400 // size + 2, 2600 // size + 2, 3)).astype(np.float32)
@@ -158,6 +161,10 @@ def _texture(rng):
 def seconds_of(path: Path) -> float:
     with av.open(str(path), metadata_errors="ignore") as container:
         return container.duration / 1e6
+
+
+def minutes_of(paths: list[Path]) -> float:
+    return round(sum(map(seconds_of, paths)) / 60, 2)
 
 
 def measure(paths: list[Path], runs: int) -> dict[str, dict[str, float]]:
@@ -221,8 +228,9 @@ def main() -> None:
             **measure([long_file], options.runs),
         },
         "bound": (
-            "Reference frames between a key frame and the sample after it must be decoded: with a key frame every 8.3 s and a gap"
-            " of 2 s about nine tenths of all reference frames are. On small clips opening and reading the file adds 5 ms each."
+            "Reference frames between a key frame and the sample after it must be decoded: with a key frame every"
+            " 8.3 s and a gap of 2 s about nine tenths of all reference frames are. On small clips opening and"
+            " reading the file adds some 5 ms each."
         ),
     }
     options.out.write_text(json.dumps(result, indent=2) + "\n")

@@ -79,8 +79,8 @@ Absent on purpose: MagicYUV, JPEG 2000, EXR, XBIN and every codec no camera or b
 
 _REFUSED_STARTS: tuple[bytes, ...] = (
     b"#EXTM3U", b"#EXT-X", b"ffconcat", b"<MPD", b"<?xml", b"<smil", b"<SmoothStreaming", b"<!DOCTYPE", b"<html",
-    b"<svg", b"v=0\r\n", b"v=0\no", b"[playlist]", b"[Script Info]", b"WEBVTT", b"RTSPtext", b"; FFMETADATA", b";FFMETADATA",
-    b"%PDF",
+    b"<svg", b"v=0\r\n", b"v=0\no", b"[playlist]", b"[Script Info]", b"WEBVTT", b"RTSPtext", b"; FFMETADATA",
+    b";FFMETADATA",    b"%PDF",
 )  # fmt: skip
 
 

@@ -1,7 +1,8 @@
-"""Small clips for tests, rendered on the spot with PyAV. Each frame carries its number, so that a test can tell which one it got.
+"""Small clips for tests, rendered on the spot with PyAV.
 
-The picture: eight vertical bars in the middle band spell the frame number in binary (white is 1, left bar is the highest bit), the top
-left corner is red, the bottom right corner is blue, all else is grey. `frame_number` reads the bars back from any upright frame.
+Each frame carries its number, so that a test can tell which one it got: eight vertical bars in the middle band spell it
+in binary (white is 1, the left bar is the highest bit), the top left corner is red, the bottom right corner is blue and
+all else is grey. `frame_number` reads the bars back from any upright frame.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ def render(
     tracks: int = 1,
     container_options: dict[str, str] | None = None,
 ) -> bytes:
-    """Return a clip. `pts_ms` gives each frame its own time (variable frame rate); `tracks` repeats the video stream."""
+    """Return a clip; `pts_ms` gives each frame its own time, `tracks` repeats the video stream."""
     buffer = io.BytesIO()
     width, height = size
     painter = draw or (lambda number: picture(number % 256, width, height))

@@ -68,7 +68,8 @@ HOSTILE_READER = '''
         def read(self, file, request, sink):
             order = file.readline().decode().strip()
             outcome = getattr(self, order)(sink) if hasattr(self, order) else attempt(lambda: eval(order))
-            media = MediaInfo(container=str(outcome)[:100], codec="x", width=1, height=1, declared_duration_seconds=None)
+            text = str(outcome)[:100]
+            media = MediaInfo(container=text, codec="x", width=1, height=1, declared_duration_seconds=None)
             side = request.needs.side_px
             sink.frame(np.zeros((side, side, 3), np.uint8), 0.0, 0)
             return ReadResult(media=media, coverage=Coverage(frames_scored=1, frames_decoded=1, largest_gap_seconds=0.0,

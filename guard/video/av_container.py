@@ -41,7 +41,6 @@ def opened(file: WatchedFile, limits: Limits) -> Iterator[InputContainer]:
         "format_whitelist": ",".join(DEMUXERS),
         "codec_whitelist": ",".join(DECODERS),
         "protocol_whitelist": "none",
-        "max_streams": str(limits.max_streams + 1),
     }
     try:
         container = av.open(

@@ -39,6 +39,7 @@ class Picker(Generic[T]):
         self._extras = 0
         self._held: tuple[T, float] | None = None
         self._last: float | None = None
+        self._seen_to: float | None = None  # the last frame taken, or at first the start of the stream
         self._group: tuple[str, int] | None = None
         self._id = -1
 
@@ -64,7 +65,8 @@ class Picker(Generic[T]):
     def offer(self, frame: T, pts_seconds: float) -> list[Picked[T]]:
         """Show the next frame in presentation order; return those now due (the held one, this one, both or none)."""
         picked: list[Picked[T]] = []
-        if self._held is not None and self._last is not None and pts_seconds > self._last + self._gap:
+        self._seen_to = pts_seconds if self._seen_to is None else self._seen_to
+        if self._held is not None and pts_seconds > self._seen_to + self._gap:
             picked.append(self._take_held(("bridge", self._burst)))
         taken = False
         while (wanted := self._wanted()) is not None and wanted <= pts_seconds:
@@ -116,7 +118,7 @@ class Picker(Generic[T]):
         if group != self._group:
             self._id += 1
             self._group = group
-        self._last = pts_seconds
+        self._last = self._seen_to = pts_seconds
         return Picked(frame, pts_seconds, self._id)
 
     def _take_held(self, group: tuple[str, int]) -> Picked[T]:

@@ -104,6 +104,7 @@ def plan_bursts(
     span = (needs.burst_frames - 1) * needs.burst_spacing_seconds
     gap = _effective_gap(last_seconds - first_seconds, span, needs, config)
     rng = np.random.default_rng(seed)
+    known = set(keys_seconds) if needs.burst_frames == 1 else set()
     bursts: list[Burst] = []
     start = first_seconds + gap * _LONGEST_STEP * float(rng.random())
     if config.mode == "keyframe":
@@ -122,7 +123,7 @@ def plan_bursts(
         if end >= last_seconds or end + gap * _LONGEST_STEP >= end_seconds:
             return bursts
         step = gap * (_SHORTEST_STEP + (_LONGEST_STEP - _SHORTEST_STEP) * float(rng.random()))
-        start = _next_start(end, step, gap, keys_seconds, config.mode)
+        start = _next_start(end, step, gap, keys_seconds, config.mode, exact=end in known)
 
 
 def _effective_gap(duration: float, span: float, needs: SamplingNeeds, config: SamplingConfig) -> float:
@@ -136,9 +137,11 @@ def _effective_gap(duration: float, span: float, needs: SamplingNeeds, config: S
     return max(min(config.max_gap_seconds, spare / _LONGEST_STEP), 1e-3)
 
 
-def _next_start(end: float, step: float, gap: float, keys: Sequence[float], mode: Mode) -> float:
+def _next_start(end: float, step: float, gap: float, keys: Sequence[float], mode: Mode, exact: bool) -> float:
     if mode == "keyframe":
-        index = bisect_right(keys, end + gap * _LONGEST_STEP) - 1
+        # After a single frame at a known time the full gap may be used: key frames every 2 s serve a gap of 2 s.
+        reach = end + gap * (1.0 if exact else _LONGEST_STEP)
+        index = bisect_right(keys, reach + 1e-9) - 1
         if index >= 0 and keys[index] > end:
             return keys[index]
         return end + gap * _LONGEST_STEP
