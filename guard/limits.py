@@ -36,15 +36,15 @@ class Limits:
     """Streams of any kind in the container."""
     max_result_bytes: int = 1024 * MIB
     """RGB bytes of the frames handed over for one call (a chunk of `stream` is bounded apart)."""
-    wall_seconds: float = 120.0
+    wall_seconds: float = 300.0
     """Time allowed to any input, however short."""
-    wall_seconds_per_media_second: float = 1.0
+    wall_seconds_per_media_second: float = 2.0
     """Time added for each second of video that was really reached."""
     cpu_seconds: float = 90.0
     """CPU time allowed to any input, however short."""
     cpu_seconds_per_media_second: float = 0.75
     """CPU time added for each second of video that was really reached."""
-    stall_seconds: float = 20.0
+    stall_seconds: float = 30.0
     """A worker that reads and decodes nothing new for this long is stopped."""
     address_space_bytes: int = 1536 * MIB
     """Virtual memory of a worker: libraries take about 0.5 GiB of it, frames the rest."""
