@@ -83,9 +83,11 @@ def even_plan(
     return BurstPlan(starts_seconds=np.linspace(0, last, count), spacing_seconds=np.full(count, spacing))
 
 
-def random_plan(duration_seconds: float, *, frames: int, spacing: float, rng: np.random.Generator) -> BurstPlan:
+def random_plan(
+    duration_seconds: float, *, frames: int, spacing: float, rng: np.random.Generator, min_bursts: int = 8
+) -> BurstPlan:
     """Return random places with a random spacing (0.7 to 1.4 times `spacing`): frame rate is no cue then."""
-    count = int(np.clip(duration_seconds, 8, MAX_BURSTS))
+    count = int(np.clip(duration_seconds, min_bursts, MAX_BURSTS))
     spaces = spacing * rng.uniform(0.7, 1.4, count)
     starts = np.sort(rng.uniform(0, np.maximum(1e-3, duration_seconds - spaces * (frames - 1))))
     return BurstPlan(starts_seconds=starts, spacing_seconds=spaces)

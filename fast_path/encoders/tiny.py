@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fast_path import checkpoint, motion
+from fast_path.augment import augment_maps
 from guard.types import Float32Array, UInt8Array, require
 
 CHUNK = 64  # bursts per forward pass: bounds memory on long videos
@@ -32,7 +34,7 @@ class Config:
     """If set, random weights of this seed instead of a checkpoint: for training and tests."""
     clip_frames: int = 4
     clip_spacing_seconds: float = 0.12
-    input_side_px: int = 112
+    input_side_px: int = 128
     width: int = 96
 
 
@@ -49,9 +51,8 @@ class Network(nn.Module):
 
     def forward(self, maps: Tensor) -> Tensor:
         """Map float32 [N, C, 24, 36] to float32 [N, 2 * width]."""
-        size = len(maps)
-        split = self.pairs * motion.PAIR_CHANNELS
-        pairs = maps[:, :split].reshape(size, self.pairs, motion.PAIR_CHANNELS, *motion.GRID)
+        pairs, burst = self.parts(maps)
+        size = len(pairs)
         flow = pairs[:, :, :2].sign() * torch.log1p(pairs[:, :, :2].abs())  # shocks must not drown everything else
         speed = torch.sqrt(flow.square().sum(2, keepdim=True) + 1e-6)
         change = torch.sqrt(_steps(flow).square().sum(2, keepdim=True) + 1e-6)
@@ -60,11 +61,16 @@ class Network(nn.Module):
         moving = self.pair_stem(torch.cat([flow, peak, differences, speed, change], 2).flatten(0, 1))
         moving = moving.reshape(size, self.pairs, *moving.shape[1:])
         varied = _steps(moving).abs().mean(1) if self.pairs > 1 else torch.zeros_like(moving[:, 0])
-        burst = torch.cat([maps[:, split : split + 3] - 0.45, maps[:, split + 3 :].clamp(0, 3)], 1)
+        burst = torch.cat([burst[:, :3] - 0.45, burst[:, 3:].clamp(0, 3)], 1)
         seen = torch.cat([moving.mean(1), moving.amax(1), varied, self.burst_stem(burst)], 1)
         places = self.trunk(seen).flatten(2)
         # an event is small on screen: the four strongest places beside the mean
         return torch.cat([places.mean(2), places.topk(4, dim=2).values.mean(2)], 1)
+
+    def parts(self, maps: Tensor) -> tuple[Tensor, Tensor]:
+        """Split maps [N, C, h, w] into those of pairs [N, P, 5, h, w] and those of bursts [N, 7, h, w]."""
+        split = self.pairs * motion.PAIR_CHANNELS
+        return maps[:, :split].reshape(-1, self.pairs, motion.PAIR_CHANNELS, *motion.GRID), maps[:, split:]
 
 
 class Encoder:
@@ -106,6 +112,21 @@ class Encoder:
         for name, value in sorted(self.network.state_dict().items()):
             digest.update(name.encode() + np.ascontiguousarray(value.numpy()).tobytes())
         return digest.hexdigest()[:16]
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What rebuilds its shape, stored in the checkpoint."""
+        return {
+            "clip_frames": self.clip_frames,
+            "clip_spacing_seconds": self.clip_spacing_seconds,
+            "input_side_px": self.input_side_px,
+            "width": self.config.width,
+        }
+
+    def augment(self, features: Tensor, rng: np.random.Generator) -> Tensor:
+        """Return a changed copy of prepared features float32 [N, C, h, w] that means the same."""
+        pairs, burst = augment_maps(*self.network.parts(features), rng)
+        return torch.cat([pairs.flatten(1, 2), burst], 1)
 
     def prepare(self, clips: UInt8Array) -> NDArray[np.float16]:
         """Return what the network sees, float16 [N, C, 24, 36], for uint8 [N, L, H, W, 3]; nothing here is learned."""

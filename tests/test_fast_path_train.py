@@ -1,0 +1,208 @@
+import hashlib
+import json
+from dataclasses import replace
+
+import av
+import cv2
+import numpy as np
+import pytest
+from safetensors.numpy import load_file
+
+from fast_path import checkpoint, dataset, train
+from fast_path.detectors import tiny as detectors
+from fast_path.fit import FitSettings
+from guard.errors import InvalidManifest, ResumeMismatch, Undecodable
+
+SHAKY, WARM = "violence.fighting", "illegal.fire"
+SETTINGS = train.TrainSettings(
+    categories=(SHAKY, WARM),
+    passes=2,
+    workers=1,
+    bootstrap_draws=20,
+    fit=FitSettings(epochs=3, videos_per_step=4, stills_per_step=1, bursts_per_video=2, average_from=0.3),
+)
+ENCODER = {"width": 8}
+
+
+def render(path, kind, seed, seconds=1.2, fps=12):
+    rng = np.random.default_rng(seed)
+    background = cv2.resize(rng.integers(0, 90, (12, 16, 3), dtype=np.uint8), (128, 96))
+    if kind == WARM:
+        background[..., 0] = 230
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=fps)
+        stream.width, stream.height, stream.pix_fmt, stream.bit_rate = 128, 96, "yuv420p", 400_000
+        for index in range(int(seconds * fps)):
+            picture = background.copy()
+            x, y = rng.integers(10, 90, 2) * (1, 0.6) if kind == SHAKY else (20 + index, 30)
+            cv2.circle(picture, (int(x) + 10, int(y) + 10), 9, (240, 240, 240), -1)
+            for packet in stream.encode(av.VideoFrame.from_ndarray(picture, format="rgb24")):
+                container.mux(packet)
+        for packet in stream.encode():
+            container.mux(packet)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("clips")
+    lines = []
+    for index in range(9):
+        kind = (SHAKY, WARM, "")[index % 3]
+        path = folder / f"clip{index}.mp4"
+        render(path, kind, index)
+        split = "val" if index >= 6 else "train"
+        lines.append({"path": path.name, "labels": [kind] if kind else [], "split": split, "group": f"g{index}"})
+    cv2.imwrite(str(folder / "still.png"), np.full((60, 90, 3), (0, 60, 240), np.uint8))
+    lines.append({"path": "still.png", "labels": [WARM], "split": "train", "group": "s"})
+    (folder / "broken.mp4").write_bytes(b"not a video")
+    lines.append({"path": "broken.mp4", "labels": [], "split": "train", "group": "b"})
+    file = folder / "manifest.jsonl"
+    file.write_text("\n".join(json.dumps(line) for line in lines) + "\n")
+    return file
+
+
+@pytest.fixture(scope="module")
+def trained(manifest, tmp_path_factory):
+    out = tmp_path_factory.mktemp("run")
+    seen = []
+    result = train.train_fast(
+        manifest,
+        "tiny",
+        out,
+        seed=1,
+        settings=SETTINGS,
+        encoder_settings=ENCODER,
+        progress=lambda *step: seen.append(step),
+    )
+    return out, result, seen
+
+
+def test_it_writes_weights_metrics_and_card(trained):
+    out, result, seen = trained
+    report = json.loads((out / train.METRICS).read_text())
+    assert set(report["validation"]) >= {"this model", "always safe"}
+    assert report["validation"]["this model"][SHAKY]["auroc"]["positives"] == 1
+    assert report["validation"]["always safe"][WARM]["auroc"]["value"] == 0.5
+    card = (out / checkpoint.CARD).read_text()
+    assert SHAKY in card
+    assert "rights" in card
+    assert ("prepare", 11, 11) in seen
+    assert ("train", 3, 3) in seen
+    assert result.epoch >= 0
+
+
+def test_what_cannot_be_read_is_named(trained):
+    _, result, _ = trained
+    assert len(result.failed) == 1
+    assert "broken.mp4" in result.failed[0]
+
+
+def test_the_detector_runs_the_checkpoint(trained):
+    out, _, _ = trained
+    detector = detectors.build(detectors.Config(weights=out))
+    assert detector.categories == (SHAKY, WARM)
+    clips = np.zeros((2, detector.encoder.clip_frames, 96, 128, 3), np.uint8)
+    assert detector.encoder.embed(clips).shape == (2, detector.encoder.dimension)
+
+
+def weights(folder):
+    return load_file(folder / checkpoint.WEIGHTS)
+
+
+def test_a_killed_run_goes_on_and_ends_with_the_same_weights(manifest, trained, tmp_path):
+    out, _, _ = trained
+
+    class KilledError(Exception):
+        pass
+
+    def kill(stage, done, total):
+        if stage == "train" and done == 2:
+            raise KilledError
+
+    cached = replace(SETTINGS, cache=out / "cache")
+    with pytest.raises(KilledError):
+        train.train_fast(manifest, "tiny", tmp_path, seed=1, settings=cached, encoder_settings=ENCODER, progress=kill)
+    assert not (tmp_path / checkpoint.WEIGHTS).exists()
+    train.train_fast(manifest, "tiny", tmp_path, seed=1, settings=cached, encoder_settings=ENCODER)
+    first, second = weights(out), weights(tmp_path)
+    assert first.keys() == second.keys()
+    for name in first:
+        np.testing.assert_allclose(first[name], second[name], atol=1e-6, err_msg=name)
+    assert (out / checkpoint.CONFIG).read_bytes() == (tmp_path / checkpoint.CONFIG).read_bytes()
+
+
+def test_a_state_of_another_run_is_refused(manifest, trained, tmp_path):
+    out, _, _ = trained
+    (tmp_path / "state.pt").write_bytes((out / "state.pt").read_bytes())
+    other = replace(SETTINGS, cache=out / "cache", fit=replace(SETTINGS.fit, epochs=4))
+    with pytest.raises(ResumeMismatch):
+        train.train_fast(manifest, "tiny", tmp_path, seed=1, settings=other, encoder_settings=ENCODER)
+
+
+def test_training_leaves_no_trace_of_order_in_the_targets(manifest):
+    rows = dataset.read_manifest(manifest)
+    targets = dataset.targets(rows, ("violence", "violence.fighting", "illegal.fire"))
+    assert targets.shape == (11, 3)
+    np.testing.assert_array_equal(targets[:, 0], targets[:, 1])  # a child counts for its ancestor
+    assert targets[:, 2].sum() == 4
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ('{"path": "a", "labels": []}', "lacks split, group"),
+        ('{"path": "still.png", "labels": ["violence.fightin"], "split": "train", "group": "x"}', "violence.fighting"),
+        ('{"path": "gone.mp4", "labels": [], "split": "train", "group": "x"}', "gone.mp4"),
+        ("{", "cannot be read"),
+        ("", "no rows"),
+    ],
+)
+def test_a_wrong_manifest_says_what_is_wrong(tmp_path, line, message):
+    cv2.imwrite(str(tmp_path / "still.png"), np.zeros((8, 8, 3), np.uint8))
+    file = tmp_path / "m.jsonl"
+    file.write_text(line + "\n")
+    with pytest.raises(InvalidManifest, match=message):
+        dataset.read_manifest(file)
+
+
+def test_a_group_in_two_splits_is_refused(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    lines = [{"path": "a.png", "labels": [], "split": split, "group": "same"} for split in ("train", "val")]
+    file = tmp_path / "m.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)))
+    with pytest.raises(InvalidManifest, match="same"):
+        dataset.read_manifest(file)
+
+
+def test_a_csv_manifest_reads_like_jsonl(tmp_path):
+    cv2.imwrite(str(tmp_path / "a.png"), np.zeros((8, 8, 3), np.uint8))
+    digest = hashlib.sha256((tmp_path / "a.png").read_bytes()).hexdigest()
+    file = tmp_path / "m.csv"
+    file.write_text("path,labels,split,group,start_s\na.png,illegal.fire;accidents.road,train,g,1.5\na.png,,train,g,\n")
+    first, second = dataset.read_manifest(file)
+    assert first.labels == ("illegal.fire", "accidents.road")
+    assert (first.sha256, first.start_seconds, first.still) == (digest, 1.5, True)
+    assert (second.labels, second.start_seconds) == ((), 0.0)
+
+
+def test_a_category_without_a_training_clip_is_refused(manifest, tmp_path):
+    with pytest.raises(InvalidManifest, match=r"accidents\.road"):
+        train.train_fast(manifest, "tiny", tmp_path, settings=replace(SETTINGS, categories=("accidents.road",)))
+
+
+def test_bursts_are_the_nearest_frames_and_short_clips_repeat(manifest):
+    row = next(r for r in dataset.read_manifest(manifest) if r.path.name == "clip0.mp4")
+    length = dataset.duration_seconds(row)
+    assert length == pytest.approx(13 / 12, abs=0.02)
+    plan = dataset.even_plan(length, frames=4, spacing=0.12)
+    (clips,) = dataset.read_bursts(row, [plan], frames=4, side_px=48)
+    assert clips.shape == (8, 4, 48, 64, 3)
+    too_long = dataset.BurstPlan(starts_seconds=np.asarray([50.0]), spacing_seconds=np.asarray([0.1]))
+    (clips,) = dataset.read_bursts(row, [too_long], frames=4, side_px=48)
+    assert np.array_equal(clips[0, 0], clips[0, 3])
+
+
+def test_an_unreadable_clip_is_a_typed_error(manifest):
+    row = next(r for r in dataset.read_manifest(manifest) if r.path.name == "broken.mp4")
+    with pytest.raises(Undecodable):
+        dataset.duration_seconds(row)
