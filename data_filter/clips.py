@@ -26,7 +26,7 @@ from guard.types import Float32Array, UInt8Array
 
 HASHED_FRAMES = 6
 THUMBNAIL_PX = 96
-VERSION = 1  # raise when a cached file would hold something else
+VERSION = 2  # raise when a cached file would hold something else
 
 Progress = Callable[[str, int, int], None]
 
@@ -120,7 +120,7 @@ def _look(row: Row, settings: ClipSettings, encoder: Encoder) -> dict[str, Any]:
     at = np.unique(np.linspace(0, len(firsts) - 1, HASHED_FRAMES).round().astype(np.int64))
     return {
         "embedding": np.concatenate([embeddings.mean(axis=0), embeddings.max(axis=0)]).astype(np.float32),
-        "hashes": dedup.clip_hashes(firsts[at]),
+        "hashes": dedup.clip_hashes(firsts[at], bursts[at, -1]),
         "thumbnail": np.frombuffer(_jpeg(firsts[len(firsts) // 2]), dtype=np.uint8),
     }
 

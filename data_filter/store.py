@@ -14,7 +14,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -222,14 +222,7 @@ class GradientStore:
         if spec.curvature_total:
             curvature = ShardedRows(folder, self._stems("curvature"), spec.shard_rows, spec.curvature_total)
             sums = self.sums(i, "curvature")
-            if f"inputs/{spec.layers[0].name}" in sums:
-                factors = tuple(
-                    KroneckerFactors(
-                        inputs=sums[f"inputs/{layer.name}"] / sums["count"],
-                        outputs=sums[f"outputs/{layer.name}"] / sums["count"],
-                    )
-                    for layer in spec.layers
-                )
+            factors = factors_of(sums, spec.layers, float(sums["count"]))
         rows = ShardedRows(folder, self._stems("rows"), spec.shard_rows, spec.total)
         return Checkpoint(
             name=spec.checkpoints[i], rows=rows, weight=spec.weights[i], curvature=curvature, factors=factors
@@ -240,6 +233,16 @@ class GradientStore:
 
     def _stems(self, kind: Kind) -> list[str]:
         return [_stem(kind, shard) for shard in range(self.spec.shards(kind))]
+
+
+def factors_of(sums: Mapping[str, Float64Array], layers: Sequence[Layer], count: float) -> tuple[KroneckerFactors, ...]:
+    """Return the Kronecker factors of every layer from sums over `count` rows; none where the sums hold none."""
+    if f"inputs/{layers[0].name}" not in sums:
+        return ()
+    return tuple(
+        KroneckerFactors(inputs=sums[f"inputs/{x.name}"] / count, outputs=sums[f"outputs/{x.name}"] / count)
+        for x in layers
+    )
 
 
 def _stem(kind: Kind, shard: int) -> str:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from data_filter.ensemble import HeadSpec, Snapshot
 from data_filter.gradients import Moments, PerExampleGradients
 from data_filter.projection import ProjectionSpec
 from data_filter.shards import Shard
-from data_filter.store import GradientStore, StoreSpec, Task, hash_ids
+from data_filter.store import GradientStore, StoreSpec, Task, factors_of, hash_ids
 from data_filter.types import Checkpoint, FeatureView, GradientView, Int64Array, KroneckerFactors, LossKind
 from guard.errors import UsageError
 from guard.types import Float32Array
@@ -41,7 +42,7 @@ class WarmUpConfig:
     folds: int = 5
     """For out-of-fold probabilities; 0 leaves them out."""
     curvature_rows: int = 4096
-    """At most this many rows get labels drawn from the model, for the Fisher matrix."""
+    """Rows behind the Fisher matrix: one per category of each of `curvature_rows / C` examples, spread over the set."""
     adam: bool = False
     """Also collect the Adam view, which only `less` reads."""
     batch: int = 512
@@ -141,7 +142,7 @@ def collect(
         loss=f"{view.loss} on {content}",
         view="adam" if adam else "sgd",
         projection_seed=config.projection.seed,
-        curvature_total=min(config.curvature_rows, len(view)) if training else 0,
+        curvature_total=curvature_total(config, view) if training else 0,
         shard_rows=config.shard_rows,
     )
     if folder is None:
@@ -160,8 +161,9 @@ def _in_memory(worker: _Collector, spec: StoreSpec) -> tuple[GradientView, Mappi
         factors: tuple[KroneckerFactors, ...] = ()
         if spec.curvature_total:
             task = Task(kind="curvature", checkpoint=i, shard=0, start=0, stop=spec.curvature_total)
-            curvature = worker.compute(task).rows
-            factors = worker.factors(i)
+            second = worker.compute(task)
+            curvature = second.rows
+            factors = factors_of(second.sums, spec.layers, spec.curvature_total)
         checkpoints.append(
             Checkpoint(name=name, rows=shard.rows, weight=spec.weights[i], curvature=curvature, factors=factors)
         )
@@ -187,62 +189,78 @@ class _Collector:
 
     def compute(self, task: Task) -> Shard:
         """Compute one shard; a shard depends on its task alone, so that a resumed run gives the same bytes."""
-        at = np.arange(task.start, task.stop)
-        if task.kind == "curvature":
-            at = _spread(len(self._view), min(self._head.config.curvature_rows, len(self._view)))[
-                task.start : task.stop
-            ]
-        sums = {}
-        if task.kind == "curvature":
-            self._gradients[task.checkpoint] = PerExampleGradients(
-                self._models[task.checkpoint], self._head.config.projection
-            )
+        return self._curvature(task) if task.kind == "curvature" else self._rows(task)
+
+    def _rows(self, task: Task) -> Shard:
         rows, losses, margins = [], [], []
-        for start in range(0, len(at), self._head.config.batch):
-            mine = torch.from_numpy(at[start : start + self._head.config.batch])
-            part, loss, margin = self._batch(task, mine)
+        model, gradients = self._models[task.checkpoint], self._gradients[task.checkpoint]
+        for start in range(task.start, task.stop, self._head.config.batch):
+            at = slice(start, min(start + self._head.config.batch, task.stop))
+            x, y = self._inputs[at], self._targets[at]
+            part, loss = gradients.rows(partial(_label_losses, model, x, y, self._view.loss))
+            with torch.no_grad():
+                margins.append(_margin(model(x), y, self._view.loss).numpy())
             rows.append(part)
             losses.append(loss)
-            margins.append(margin)
-        if task.kind == "curvature":
-            for layer, factors in zip(self.layers, self.factors(task.checkpoint), strict=True):
-                sums[f"inputs/{layer.name}"] = factors.inputs * len(at)
-                sums[f"outputs/{layer.name}"] = factors.outputs * len(at)
         return Shard(
-            ids=tuple(self._view.ids[i] for i in at),
+            ids=self._view.ids[task.start : task.stop],
             rows=np.concatenate(rows),
             aux={"loss": np.concatenate(losses), "margin": np.concatenate(margins)},
-            sums=sums,
         )
 
-    def factors(self, checkpoint: int) -> tuple[KroneckerFactors, ...]:
-        """Return the Kronecker factors of the curvature rows computed last."""
-        return self._gradients[checkpoint].kronecker_factors()
+    def _curvature(self, task: Task) -> Shard:
+        """Rows whose second moment is the Fisher matrix itself: every possible label, weighted, instead of one
+        drawn."""
+        classes = self._targets.shape[1]
+        examples = _spread(len(self._view), curvature_total(self._head.config, self._view) // classes)
+        number = np.arange(task.start, task.stop)
+        model = self._models[task.checkpoint]
+        gradients = PerExampleGradients(model, self._head.config.projection)
+        rows = []
+        for start in range(0, len(number), self._head.config.batch):
+            mine = number[start : start + self._head.config.batch]
+            x = self._inputs[torch.from_numpy(examples[mine // classes])]
+            which = torch.from_numpy(mine % classes)[:, None]
+            part, _ = gradients.rows(partial(_possible_losses, model, x, which, self._view.loss), factors=True)
+            rows.append(part)
+        sums = {}
+        for layer, factors in zip(self.layers, gradients.kronecker_factors(), strict=True):
+            sums[f"inputs/{layer.name}"] = factors.inputs * len(number)
+            sums[f"outputs/{layer.name}"] = factors.outputs * len(number)
+        ids = tuple(f"{self._view.ids[examples[n // classes]]}#{n % classes}" for n in number)
+        return Shard(ids=ids, rows=np.concatenate(rows), sums=sums)
 
-    def _batch(self, task: Task, at: Tensor) -> tuple[Float32Array, Float32Array, Float32Array]:
-        model, x = self._models[task.checkpoint], self._inputs[at]
-        kind = self._view.loss
-        with torch.no_grad():
-            logits = model(x)
-        drawn = task.kind == "curvature"
-        # seeded by the first row: the draw is the same whichever worker makes it
-        y = _draw(logits, kind, seed=task.checkpoint * 1_000_003 + int(at[0])) if drawn else self._targets[at]
-        rows, losses = self._gradients[task.checkpoint].rows(
-            lambda: ensemble.row_losses(model(x), y, kind), factors=drawn
-        )
-        return rows, losses, _margin(logits, y, kind).numpy()
+
+def curvature_total(config: WarmUpConfig, view: FeatureView) -> int:
+    """Return M, the number of curvature rows: one for each category of as many examples as fit."""
+    classes = view.targets.shape[1]
+    return int(classes * min(len(view), max(1, config.curvature_rows // classes)))
 
 
 def _spread(total: int, count: int) -> Int64Array:
     return np.linspace(0, total - 1, count).round().astype(np.int64)
 
 
-def _draw(logits: Tensor, loss: LossKind, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    if loss == "sigmoid":
-        return torch.bernoulli(logits.sigmoid(), generator=generator)
-    picked = torch.multinomial(logits.softmax(dim=-1), 1, generator=generator)
-    return torch.zeros_like(logits).scatter_(1, picked, 1.0)
+def _label_losses(model: nn.Module, x: Tensor, y: Tensor, loss: LossKind) -> Tensor:
+    return ensemble.row_losses(model(x), y, loss)
+
+
+def _possible_losses(model: nn.Module, x: Tensor, which: Tensor, loss: LossKind) -> Tensor:
+    """Return what to differentiate for category `which` [B, 1] of each row, so that the second moment is the Fisher
+    matrix.
+
+    Softmax: F = sum_c p_c g_c g_c^T with g_c the gradient of -log p_c, so sqrt(p_c) x -log p_c. Sigmoid: categories are
+    independent, F = sum_c p_c (1 - p_c) h_c h_c^T with h_c the gradient of logit c. The weights are constants.
+    """
+    logits = model(x)
+    if loss == "softmax":
+        log_p = logits.log_softmax(dim=-1).gather(1, which)[:, 0]
+        weighted: Tensor = -log_p * (log_p.detach() / 2).exp()
+        return weighted
+    chosen = logits.gather(1, which)[:, 0]
+    p = chosen.detach().sigmoid()
+    scaled: Tensor = chosen * (p * (1 - p)).sqrt()
+    return scaled
 
 
 def _margin(logits: Tensor, y: Tensor, loss: LossKind) -> Tensor:

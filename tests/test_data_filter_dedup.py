@@ -37,39 +37,62 @@ def _reencoded(images: np.ndarray, quality: int = 30, side: int = 72) -> np.ndar
     return np.stack(out)
 
 
+def _hashes(images: np.ndarray) -> np.ndarray:
+    """Of all frames but the last, each with the next as the moment later."""
+    return dedup.clip_hashes(images[:-1], images[1:])
+
+
 def test_reencoded_copies_are_near_and_strangers_far() -> None:
-    clips = [dedup.clip_hashes(_clip(seed)) for seed in range(12)]
-    copies = [dedup.clip_hashes(_reencoded(_clip(seed))) for seed in range(12)]
-    same = [dedup.distance(a, b) for a, b in zip(clips, copies, strict=True)]
-    other = [dedup.distance(a, b) for a, b in itertools.combinations(clips, 2)]
-    assert max(same) < dedup.NEAR_BITS < min(other)
+    clips = [_hashes(_clip(seed)) for seed in range(12)]
+    copies = [_hashes(_reencoded(_clip(seed))) for seed in range(12)]
+    looks, motions = zip(*(dedup.distance(a, b) for a, b in zip(clips, copies, strict=True)), strict=True)
+    other = [dedup.distance(a, b)[0] for a, b in itertools.combinations(clips, 2)]
+    assert max(looks) < dedup.NEAR_BITS < min(other)
+    assert max(motions) < dedup.MOTION_BITS
+
+
+def test_the_same_scene_with_another_event_is_no_duplicate() -> None:
+    """A fixed camera: one picture, something small moving in different places."""
+    scene = np.repeat(_clip(4)[:1], 6, axis=0)
+    y, x = np.mgrid[0:112, 0:160]
+    clips = []
+    for py, px in ((20, 20), (90, 130)):
+        images = scene.copy()
+        for t, image in enumerate(images):
+            image[(y - py) ** 2 + (x - px - (9 if px < 80 else -9) * t) ** 2 < 80] = 255
+        clips.append(_hashes(images))
+    look, motion = dedup.distance(*clips)
+    assert look <= dedup.NEAR_BITS
+    assert motion is not None
+    assert motion > dedup.MOTION_BITS
+    assert dedup.near_pairs(clips) == []
+    still = _hashes(scene)
+    assert [(p.first, p.second) for p in dedup.near_pairs([still, still])] == [(0, 1)]
 
 
 def test_pairs_equal_brute_force() -> None:
-    clips = [dedup.clip_hashes(_clip(seed)) for seed in range(10)]
-    clips += [dedup.clip_hashes(_reencoded(_clip(seed))) for seed in (2, 5, 5)]
+    clips = [_hashes(_clip(seed)) for seed in range(10)]
+    clips += [_hashes(_reencoded(_clip(seed))) for seed in (2, 5, 5)]
     found = {(p.first, p.second) for p in dedup.near_pairs(clips)}
-    brute = {
-        (i, j) for i, j in itertools.combinations(range(13), 2) if dedup.distance(clips[i], clips[j]) <= dedup.NEAR_BITS
-    }
+    brute = {(i, j) for i, j in itertools.combinations(range(13), 2) if dedup.same(*dedup.distance(clips[i], clips[j]))}
     assert found == brute == {(2, 10), (5, 11), (5, 12), (11, 12)}
     assert dedup.clusters(13, dedup.near_pairs(clips)) == [[2, 10], [5, 11, 12]]
 
 
 def test_black_clips_are_not_all_one() -> None:
-    black = dedup.clip_hashes(np.zeros((4, 64, 64, 3), np.uint8))
+    black = _hashes(np.zeros((4, 64, 64, 3), np.uint8))
     assert dedup.near_pairs([black, black]) == []
 
 
 def test_clips_of_other_lengths_are_laid_over_each_other() -> None:
-    images = _clip(3, frames=6)
-    assert dedup.distance(dedup.clip_hashes(images), dedup.clip_hashes(images[::2])) < 16
-    assert dedup.distance(dedup.clip_hashes(images), np.array([], dtype=np.uint64)) == 64
+    hashes = _hashes(_clip(3, frames=9))
+    assert dedup.distance(hashes, hashes[::2])[0] < 16
+    assert dedup.distance(hashes, hashes[:0]) == (64.0, None)
 
 
 def _print(name: str, seed: int, *, sha: str = "", group: str = "", copy: bool = False) -> Fingerprint:
     images = _reencoded(_clip(seed)) if copy else _clip(seed)
-    return Fingerprint(id=name, sha256=sha or name, group=group or name, hashes=dedup.clip_hashes(images))
+    return Fingerprint(id=name, sha256=sha or name, group=group or name, hashes=_hashes(images))
 
 
 @pytest.mark.parametrize(
