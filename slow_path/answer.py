@@ -26,6 +26,14 @@ TIME_SLACK_SECONDS = 0.05
 """Half of the last digit shown: an answer that says 2.0 for the end of a video of 1.96 s means its end."""
 
 
+_PLAIN = r"[ !#-\[\]-~\u00a0-\u200a\u2010-\u2027\u202f-\u205f\u2070-\ud7ff\uf900-\ufffd]"
+"""One sign of a text: no quote, backslash, control, zero-width or direction-changing one, none for private use.
+
+A pattern and not `maxLength`: under `maxLength` the grammar that xgrammar 0.2.8 makes lets raw tabs and other control
+characters into a string, which is then no JSON (seen with a random model behind vLLM 0.32).
+"""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnswerLimits:
     """How much an answer may hold. Every string and list is bounded, so the longest answer is known beforehand."""
@@ -59,7 +67,7 @@ def schema(question: Question) -> dict[str, Any]:
     """Return the JSON schema (2020-12) for structured decoding of an answer to `question`."""
     limits = question.limits
     time = {"enum": list(question.times_seconds)}
-    text = {"type": "string", "maxLength": limits.text_chars}
+    text = _text(limits.text_chars)
     span = _object({"start_seconds": time, "end_seconds": time})
     check = _object(
         {"evidence_seconds": _array(time, limits.evidence), "why": text, "violated": {"enum": list(LABELS)}}
@@ -73,7 +81,7 @@ def schema(question: Question) -> dict[str, Any]:
             "categories": _array({"enum": list(question.rules)}, len(question.rules)),
             "severity": {"enum": [0, 1, 2, 3]},
             "span": {"anyOf": [{"type": "null"}, span]},
-            "reason": {"type": "string", "maxLength": limits.reason_chars},
+            "reason": _text(limits.reason_chars),
         }
     )
 
@@ -85,6 +93,10 @@ def _object(properties: Mapping[str, Any]) -> dict[str, Any]:
         "required": list(properties),
         "additionalProperties": False,
     }
+
+
+def _text(most: int) -> dict[str, Any]:
+    return {"type": "string", "pattern": f"^{_PLAIN}{{0,{most}}}$"}
 
 
 def _array(items: Mapping[str, Any], most: int) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from guard.interfaces import Case
 from guard.types import MediaInfo, Route, RouteReason, Video
@@ -64,22 +64,25 @@ def case(made: Item) -> Case:
     )
 
 
-def example(seed: int, *, defended: bool | None = None, text: str = "") -> Example:
-    """Return one training example. The order and numbers of the rules follow `seed`, as at inference."""
-    made = item(seed, text=text)
-    asked = case(made)
-    shown = pictures.shown(asked.frames, range(len(made.clip.times_seconds)), BUDGET)
-    rules = asked.policy.active()
-    view = View(
+def view(seed: int, *, defended: bool = True, text: str = "") -> View:
+    """Return the look that a judge takes at the item of `seed`. Order and numbers of the rules follow the seed."""
+    asked = case(item(seed, text=text))
+    shown = pictures.shown(asked.frames, range(len(asked.frames.pts_seconds)), BUDGET)
+    return View(
         policy=asked.policy,
-        question=question_for(asked, rules, shown, seed=asked.seed, limits=LIMITS),
+        question=question_for(asked, asked.policy.active(), shown, seed=asked.seed, limits=LIMITS),
         frames=shown,
         scores=(),
         seed=asked.seed,
-        options=OPTIONS if defended in (None, True) else PromptOptions(brief=True, evidence=False, defended=False),
+        options=replace(OPTIONS, defended=defended),
     )
-    request = view.reasoning(max_tokens=MAX_TOKENS, temperature=0.0)
-    return Example(request=request, answer=rendered.right_answer(made.clip, view.question))
+
+
+def example(seed: int) -> Example:
+    """Return one training example."""
+    look = view(seed)
+    request = look.reasoning(max_tokens=MAX_TOKENS, temperature=0.0)
+    return Example(request=request, answer=rendered.right_answer(item(seed).clip, look.question))
 
 
 def corpus(count: int = 300) -> list[str]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -110,7 +111,10 @@ def _trainable(network: Any, settings: TrainSettings) -> Any:
     config = LoraConfig(
         r=settings.lora_rank, lora_alpha=settings.lora_alpha, target_modules=LORA_TARGETS, task_type="CAUSAL_LM"
     )
-    return get_peft_model(network, config)
+    with warnings.catch_warnings():
+        # peft 0.21 reads a property that transformers 5 has renamed; nothing that a user could change.
+        warnings.simplefilter("ignore", FutureWarning)
+        return get_peft_model(network, config)
 
 
 def _rate(step: int, settings: TrainSettings) -> float:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from typing import Any
 
 import jsonschema
@@ -138,12 +139,20 @@ def test_a_question_must_name_its_rules_once() -> None:
         Question(rules=("a",), times_seconds=(1.0, 1.0), duration_seconds=1.0)
 
 
+@pytest.mark.parametrize("text", ["a\tb", "a\x1cb", 'a"b', "a\\b", "\u202egp", "a\u200bb", "x" * 161])
+def test_decoding_admits_no_sign_that_breaks_json_or_hides_text(text: str) -> None:
+    bad = answer(counter_evidence=[text])
+    with pytest.raises(jsonschema.ValidationError):
+        jsonschema.Draft202012Validator(schema(QUESTION)).validate(bad)
+    jsonschema.Draft202012Validator(schema(QUESTION)).validate(answer(counter_evidence=["Grüße, 墻 50 %: it's {ok}"]))
+
+
 def test_every_list_and_text_of_the_schema_is_bounded() -> None:
     def unbounded(part: Any) -> list[Any]:
         if not isinstance(part, dict):
             return []
         here = [part] if part.get("type") == "array" and "maxItems" not in part else []
-        here += [part] if part.get("type") == "string" and "maxLength" not in part else []
+        here += [part] if part.get("type") == "string" and not re.search(r"\{0,\d+\}\$$", part["pattern"]) else []
         return here + [found for value in part.values() for found in unbounded(value)]
 
     assert unbounded(schema(QUESTION)) == []

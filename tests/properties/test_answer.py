@@ -19,11 +19,14 @@ QUESTION = Question(rules=RULES, times_seconds=TIMES, duration_seconds=3.0)
 VALIDATOR = jsonschema.Draft202012Validator(schema(QUESTION))
 
 text = st.text(max_size=40)
+plain = st.text(st.characters(min_codepoint=0x20, max_codepoint=0x17F, exclude_characters='"\\'), max_size=40).filter(
+    lambda t: all(not 0x7F <= ord(c) <= 0x9F for c in t)
+)
 time = st.sampled_from(TIMES)
 
 
 @st.composite
-def right_answers(draw: st.DrawFn) -> dict[str, Any]:
+def right_answers(draw: st.DrawFn, text: st.SearchStrategy[str] = text) -> dict[str, Any]:
     labels = {rule: draw(st.sampled_from(["yes", "no", "unsure"])) for rule in RULES}
     violated = [rule for rule in RULES if labels[rule] == "yes"]
     span = sorted(draw(st.tuples(time, time)))
@@ -52,12 +55,17 @@ def right_answers(draw: st.DrawFn) -> dict[str, Any]:
 @given(right_answers(), st.floats(0.34, 0.999))
 @settings(max_examples=150, deadline=None)
 def test_a_right_answer_comes_back_as_it_was_said(answer: dict[str, Any], p: float) -> None:
-    VALIDATOR.validate(answer)
     judgement = parse(generation(json.dumps(answer), p=p), QUESTION, engine="e", prompt_hash="")
     assert judgement.status == "ok"
     assert {c.rule: c.violated for c in judgement.checks} == {r: c["violated"] for r, c in answer["checks"].items()}
     assert set(judgement.categories) == set(answer["categories"])
     assert all(c.confidence is not None and 0 < c.confidence <= 1 for c in judgement.checks)
+
+
+@given(right_answers(plain))
+@settings(max_examples=80, deadline=None)
+def test_a_right_answer_in_plain_signs_fits_the_schema(answer: dict[str, Any]) -> None:
+    VALIDATOR.validate(answer)
 
 
 @given(right_answers(), st.data())
