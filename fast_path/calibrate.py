@@ -177,13 +177,28 @@ def _proven_sides(data: CalibrationSet, mapped: Float32Array, column: int, clear
     high = block_threshold(mapped[other, column], groups0, block)
     cut_low, cut_high = low.threshold, high.threshold
     if cut_low is not None and cut_high is not None and cut_low > cut_high:
-        cut_low = cut_high = float(np.float32((cut_low + cut_high) / 2))
+        cut_low = cut_high = _best_cut(data, mapped[:, column], column, cut_high, cut_low)
     missed = None if cut_low is None else group_loss(mapped[violating, column] < cut_low, groups1)[0]
     blocked = None if cut_high is None else group_loss(mapped[other, column] >= cut_high, groups0)[0]
     return (
         _side(low, cut_low, missed, clear, NEVER_CLEAR),
         _side(high, cut_high, blocked, block, NEVER_BLOCK),
     )
+
+
+def _best_cut(data: CalibrationSet, scores: Float32Array, column: int, low: float, high: float) -> float:
+    """Return the cut from `low` to `high` with the fewest errors of both kinds, in the middle of those that tie."""
+    violating, groups1 = _clips(data, column, 1)
+    other, groups0 = _clips(data, column, 0)
+    inside = scores[(scores >= low) & (scores <= high)].tolist()
+    candidates = sorted({*inside, low, high})
+    errors = []
+    for cut in candidates:
+        missed, count1 = group_loss(scores[violating] < cut, groups1)
+        blocked, count0 = group_loss(scores[other] >= cut, groups0)
+        errors.append(round(missed / count1 + blocked / count0, 9))
+    ties = [cut for cut, error in zip(candidates, errors, strict=True) if error == min(errors)]
+    return float(np.float32(ties[len(ties) // 2]))
 
 
 def _side(cut: Cut, threshold: float | None, lost: float | None, target: Target, closed: float) -> Side:
@@ -245,10 +260,12 @@ def _sides_for_budget(data: CalibrationSet, mapped: Float32Array, budget: float)
         if not all(both):
             raise InfeasibleTarget(f"{category} lacks clips of one kind: {both[1]} violating groups, {both[0]} others.")
         counts.update(both)
-    levels = sorted({(k + 1) / (n + 1) for n in counts for k in range(n)})
+    levels = sorted({max(k / n, 1e-9) for n in counts for k in range(n)})
 
     def at(level: float) -> list[_Sides]:
-        target = Target(alpha=level)
+        # with the finite-sample correction a category of few groups could never be cleared, and the budget would be met
+        # by blocking everything
+        target = Target(alpha=level, guarantee="empirical")
         return [_proven_sides(data, mapped, column, target, target) for column in range(len(data.categories))]
 
     low, high = 0, len(levels) - 1
@@ -263,7 +280,8 @@ def _sides_for_budget(data: CalibrationSet, mapped: Float32Array, budget: float)
             f"No thresholds escalate at most {budget:g}: the best here escalate {share:.3f} (bound {bound:.3f}, "
             f"{len(set(data.groups))} groups)."
         )
-    return [tuple(side.model_copy(update={"target": None}) for side in pair) for pair in sides]  # type: ignore[misc]
+    unproven = {"target": None, "proven": False}
+    return [(clear.model_copy(update=unproven), block.model_copy(update=unproven)) for clear, block in sides]
 
 
 def _entry(

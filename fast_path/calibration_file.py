@@ -34,7 +34,8 @@ class Side(_Strict):
 
     threshold: float = Field(ge=0.0, le=NEVER_BLOCK)
     proven: bool
-    """False where too few groups could prove the target: that side is then closed and the slow path asked."""
+    """False with a budget, and where too few groups could prove the target: that side is then closed, and the slow path
+    asked."""
     target: float | None = Field(default=None, gt=0.0, lt=1.0)
     """The risk asked for; None with a budget."""
     bound: float = Field(ge=0.0, le=1.0)

@@ -39,6 +39,8 @@ from numpy.typing import NDArray
 from guard.types import Float32Array, require
 
 Guarantee = Literal["expected", "high_probability"]
+Rule = Literal["expected", "high_probability", "empirical"]
+"""`empirical` proves nothing: the risk on the clips themselves is at most alpha."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,7 +49,7 @@ class Target:
 
     alpha: float
     """In (0, 1): the largest risk allowed."""
-    guarantee: Guarantee = "expected"
+    guarantee: Rule = "expected"
     delta: float = 0.1
     """In (0, 1): for `high_probability`, how likely the calibration may be misled."""
 
@@ -56,8 +58,11 @@ class Target:
         require(0.0 < self.delta < 1.0, "delta", "between 0 and 1", self.delta)
 
     def bound(self, loss: float, groups: int) -> float:
-        """Return the risk that is proven for a summed group loss `loss` over `groups` groups; 1 where nothing is."""
-        if self.guarantee == "expected":
+        """Return the risk that is proven for a summed group loss `loss` over `groups` groups; 1 where nothing is.
+
+        For `empirical`, the formula of `expected`, which is then no more than an estimate.
+        """
+        if self.guarantee != "high_probability":
             return (loss + 1) / (groups + 1)
         low, high = 0.0, 1.0
         for _ in range(50):  # the p-value falls as the risk that it tests grows
@@ -66,7 +71,9 @@ class Target:
         return high
 
     def holds(self, loss: float, groups: int) -> bool:
-        """Whether the risk is proven to be at most alpha."""
+        """Whether the risk is proven (for `empirical`: was seen) to be at most alpha."""
+        if self.guarantee == "empirical":
+            return groups > 0 and loss / groups <= self.alpha + 1e-12
         if self.guarantee == "expected":
             return (loss + 1) / (groups + 1) <= self.alpha + 1e-12
         return groups > 0 and hoeffding_bentkus(loss, groups, self.alpha) <= self.delta

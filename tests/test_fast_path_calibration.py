@@ -69,6 +69,8 @@ def test_scores_that_separate_leave_no_uncertain_band():
     data = make(spread=40.0)
     entry = calibrate(data, fnr=0.1, fpr=0.1).categories["violence"]
     assert entry.clear.threshold == entry.block.threshold
+    mapped = entry.scaling().apply(data.scores[:, 0])
+    assert np.array_equal(mapped >= entry.block.threshold, data.labels[:, 0] == 1)  # the cut makes no error it need not
 
 
 def test_infeasible_targets_say_how_far_the_data_reaches():
@@ -101,6 +103,19 @@ def test_budget_is_kept_and_used(budget):
     assert looser.escalation > file.escalation
 
 
+def test_a_rare_category_is_not_met_by_blocking_everything():
+    data = make(spread=1.5)
+    rare = data.labels.copy()
+    rare[np.flatnonzero(rare[:, 1])[4:], 1] = 0
+    harmless = rare.sum(axis=1) == 0
+    file = calibrate(replace(data, labels=rare), budget=0.4)
+    high = np.array([t.block_at for t in file.thresholds().values()])
+    mapped = np.stack([file.categories[c].scaling().apply(data.scores[:, i]) for i, c in enumerate(data.categories)], 1)
+    assert file.categories["illegal.fire"].clear.threshold > 0
+    assert np.mean((mapped >= high).any(1)[harmless]) < 0.4
+    assert not file.categories["illegal.fire"].clear.proven
+
+
 def test_budget_holds_on_new_videos():
     shares = []
     for seed in range(20):
@@ -119,6 +134,8 @@ def test_budget_holds_on_new_videos():
 def test_targets_that_do_not_fit_the_budget_are_refused():
     with pytest.raises(InfeasibleTarget, match="escalated"):
         calibrate(make(spread=0.5), fnr=0.05, fpr=0.05, budget=0.05)
+    with pytest.raises(InfeasibleTarget, match=r"No thresholds escalate at most 0\.05"):
+        calibrate(make(count=16), budget=0.05)  # eight groups can prove no share below a ninth
     one_kind = replace(make(), labels=np.zeros((300, 2), np.int8))
     with pytest.raises(InfeasibleTarget, match="violence lacks clips of one kind"):
         calibrate(one_kind, budget=0.5)
@@ -297,11 +314,12 @@ def test_a_perfect_separation_keeps_the_slope_finite():
     assert 0 < found.slope < 50
 
 
-def test_isotonic_equals_the_plain_definition():
+@pytest.mark.parametrize("seed", range(10))
+def test_isotonic_equals_the_plain_definition(seed):
     """The isotonic value at i is max over a <= i of min over b >= i of the mean of a..b."""
-    random = np.random.default_rng(0)
+    random = np.random.default_rng(seed)
     values = np.arange(1, 31) / 31
-    truth = random.uniform(size=30) < values
+    truth = random.uniform(size=30) < 0.3 + 0.4 * values
     knots = np.array(fit("isotonic", values, truth).knots_probability)
     plain = [max(min(truth[a : b + 1].mean() for b in range(i, 30)) for a in range(i + 1)) for i in range(30)]
     np.testing.assert_allclose(knots, plain, atol=1e-12)
