@@ -139,4 +139,4 @@ def luma_signature(frame: VideoFrame) -> Float32Array | None:
 
 def difference(one: Float32Array, other: Float32Array) -> float:
     """Return the mean absolute difference in 0..1; 1 where the size changed."""
-    return float(np.mean(np.abs(one - other))) if one.shape == other.shape else 1.0
+    return float(np.abs(one - other).mean()) if one.shape == other.shape else 1.0

@@ -7,8 +7,8 @@ next key frame are dropped, frames that no other needs are not decoded (about a 
 off (a fifth), and only kept frames are converted and scaled. What is left is the chain of reference frames from each
 key frame to the sample: no exact sampler can avoid that.
 
-Price: without the loop filter a sampled frame differs from the exact one by 37 dB or better (median per clip, at 128 px);
-`Config(skip_unneeded=False)` turns both savings off, and evidence frames (`frames_at`) never use them.
+Price: without the loop filter a sampled frame differs from the exact one by 37 dB or better (median per clip, at
+128 px). `Config(skip_unneeded=False)` turns both savings off, and evidence frames (`frames_at`) never use them.
 
 If this leaves a larger gap than promised (key frames that are none, every frame marked as unneeded), or errors, the
 whole stream is decoded again without any skipping.
