@@ -4,6 +4,7 @@ import itertools
 import json
 from dataclasses import replace
 
+import media
 import numpy as np
 import pytest
 
@@ -14,7 +15,10 @@ from fast_path.flash.settings import BROADCAST
 from fast_path.router import Config as RouterConfig
 from fast_path.router import build as build_router
 from guard.errors import InvalidConfig
+from guard.limits import Limits
 from guard.types import Coverage, Frames, Policy, RouteReason, Rule
+from guard.video.sandbox import SandboxedDecoder
+from guard.video.source import open_video
 
 PASS, WARNING, EXTENDED, FAIL = FlashResult
 BLACK, WHITE, RED, BLUE, GREY = (0, 0, 0), (255, 255, 255), (255, 0, 0), (0, 0, 255), (128, 128, 128)
@@ -344,3 +348,26 @@ def test_averaging_is_done_in_linear_light():
     fine[::2] = 255
     light = measure(fine, (8, 8), 0.8)
     np.testing.assert_allclose(light.luminance, 0.5, atol=1e-6)  # averaging the stored values would give 0.216
+
+
+@pytest.mark.parametrize(("hertz", "expected"), [(1, PASS), (2, EXTENDED), (3, EXTENDED), (4, FAIL), (6, FAIL)])
+def test_encoded_clips_are_measured_through_the_decoder(decoder, hertz, expected):
+    """The whole way: H.264, the sandboxed decoder at low resolution, every frame."""
+
+    def draw(number):
+        lit = number * hertz * 2 // 30 % 2
+        return picture(WHITE if lit else BLACK, size=(96, 160), box=(0.1, 0.1, 0.9, 0.9))
+
+    clip = media.render(frames=180, size=(160, 96), draw=draw)
+    sink = FlashSink()
+    fed = decoder.feed(open_video(clip, limits=Limits()), sink.needs, sink)
+    report = sink.finish()
+    assert len(report.frame_seconds) == fed.coverage.frames_decoded == 180
+    assert report.result is expected
+    assert report.general.peak_transitions == 2 * hertz
+
+
+@pytest.fixture(scope="module")
+def decoder():
+    with SandboxedDecoder() as found:
+        yield found
