@@ -47,7 +47,7 @@ def print_facts(facts: Mapping[str, Any], *, title: str = "") -> None:
 
     table = Table(show_header=False, show_edge=False, box=None, title=title or None, title_justify="left")
     table.add_column(style="dim")
-    table.add_column()
+    table.add_column(overflow="fold")
     for name, value in facts.items():
         table.add_row(name, Text(safe(value)))
     console().print(table)
@@ -60,7 +60,7 @@ def print_rows(heads: Iterable[str], rows: Iterable[Iterable[object]]) -> None:
 
     table = Table(show_edge=False, pad_edge=False)
     for head in heads:
-        table.add_column(head)
+        table.add_column(head, overflow="fold")
     for row in rows:
         table.add_row(*(Text(safe(cell)) for cell in row))
     console().print(table)

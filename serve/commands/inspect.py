@@ -59,32 +59,22 @@ def flash(file: File, as_json: AsJson = False) -> None:
 
     After WCAG 2.2 (success criterion 2.3.1) and ITU-R BT.1702; not a certified test.
     """
-    from fast_path.detectors.flash import Config
-    from fast_path.flash import FlashAnalyzer, FlashResult
-    from guard.interfaces import SamplingNeeds
+    from fast_path.flash import FlashResult, FlashSink
     from guard.video.sandbox import SandboxedDecoder
 
     video, bounds, reader = _open(file)
-    config = Config()
-    analyzer, coverage = FlashAnalyzer(config.settings), None
+    sink = FlashSink()
     with SandboxedDecoder(limits=bounds, reader=reader) as decoder:
-        for frames in decoder.stream(video, SamplingNeeds(side_px=config.side_px, every_frame=True)):
-            for image, seconds in zip(frames.images, frames.pts_seconds.tolist(), strict=True):
-                analyzer.update(image, seconds)
-            coverage = frames.coverage
-    report = analyzer.finish()
-    complete = coverage is not None and coverage.complete
-    facts = _flash_facts(video, report, complete=complete)
+        coverage = decoder.feed(video, sink.needs, sink).coverage
+    report = sink.finish()
+    facts = {"source": video.source, "sha256": video.sha256, "complete": coverage.complete, **report.as_dict()}
     if as_json:
         print_json(facts)
     else:
-        print_facts({name: value for name, value in facts.items() if name != "spans"})
-        if facts["spans"]:
-            print()
-            print_rows(("kind", "from (s)", "to (s)", "result"), [tuple(span.values()) for span in facts["spans"]])
+        _print_flash(facts, report)
     if report.result.severity >= FlashResult.EXTENDED_FAIL.severity:
         raise typer.Exit(Exit.FAIL_ON_MATCHED)
-    raise typer.Exit(Exit.OK if complete else Exit.SOME_UNDECIDED)
+    raise typer.Exit(Exit.OK if coverage.complete else Exit.SOME_UNDECIDED)
 
 
 def limits(as_json: AsJson = False) -> None:
@@ -118,27 +108,15 @@ def _open(file: str) -> tuple[Video, Limits, str]:
     return open_video(Path(file).absolute(), name=display(file), limits=bounds), bounds, load_settings().reader
 
 
-def _flash_facts(video: Video, report: FlashReport, *, complete: bool) -> dict[str, Any]:
+def _print_flash(facts: dict[str, Any], report: FlashReport) -> None:
+    print_facts({name.replace("_", " "): value for name, value in facts.items() if not isinstance(value, dict)})
+    print()
     kinds = (report.general, report.red)
-    return {
-        "source": video.source,
-        "sha256": video.sha256,
-        "result": report.result.value,
-        "complete": complete,
-        "frames": len(report.frame_seconds),
-        "duration_seconds": round(report.duration_seconds, 3),
-        "rounds": report.rounds,
-        **{f"{kind.kind}_result": kind.result.value for kind in kinds},
-        **{f"{kind.kind}_peak_flashes_per_second": kind.peak_flashes for kind in kinds},
-        **{f"{kind.kind}_worst_second_start": round(kind.worst_second_start, 3) for kind in kinds},
-        "spans": [
-            {
-                "kind": kind.kind,
-                "start_seconds": round(span.start_seconds, 3),
-                "end_seconds": round(span.end_seconds, 3),
-                "result": span.result.value,
-            }
-            for kind in kinds
-            for span in kind.spans
-        ],
-    }
+    rows = [(k.kind, k.result.value, f"{k.peak_flashes:g}", f"{k.worst_second_start:.2f} s") for k in kinds]
+    print_rows(("kind", "result", "most flashes in a second", "that second starts at"), rows)
+    spans = [
+        (k.kind, f"{s.start_seconds:.2f} s", f"{s.end_seconds:.2f} s", s.result.value) for k in kinds for s in k.spans
+    ]
+    if spans:
+        print()
+        print_rows(("kind", "from", "to", "result"), spans)
