@@ -42,15 +42,20 @@ class Guard:
         self.limits = limits
 
     @classmethod
-    def load(cls, settings: Settings | None = None, *, policy: Policy | None = None, **overrides: Any) -> Self:
-        """Build a guard from `settings` (by default those of this process, with `overrides` on top).
+    def load(cls, settings: Settings | None = None, *, policy: Policy | str | None = None, **overrides: Any) -> Self:
+        """Build a guard.
+
+        Args:
+            settings: by default those of this process, with `overrides` on top.
+            policy: a policy, or the name or path of one; by default what the settings say.
 
         Raises:
             UsageError: a setting, a part or the policy is not there or not valid.
         """
         settings = settings or load_settings(**overrides)
-        policy = policy or load_policy(settings)
-        limits = _limits(settings)
+        if policy is None or isinstance(policy, str):
+            policy = load_policy(settings if policy is None else settings.model_copy(update={"policy": policy}))
+        limits = limits_of(settings)
         pipeline = Pipeline(_stages(settings, policy, limits), policy, workers=settings.workers, seed=settings.seed)
         return cls(pipeline, settings, limits)
 
@@ -110,7 +115,8 @@ def _upper(module: str) -> Any:
         raise plugins.missing_extra(f"The module {module!r}", error.name or module) from error
 
 
-def _limits(settings: Settings) -> Limits:
+def limits_of(settings: Settings) -> Limits:
+    """Return the limits that `settings` ask for. Raises `InvalidConfig` for a limit that there is not."""
     from guard.limits import Limits
 
     known = {field.name for field in fields(Limits)}
@@ -148,7 +154,7 @@ def _judge(settings: Settings) -> Any:
 
 
 def versions(detectors: Iterable[Detector], calibrators: Mapping[str, Calibrator]) -> dict[str, str]:
-    """Return what made a verdict: code, interpreter, the fingerprint of every detector and the id of its calibration."""
+    """Return what made a verdict: code, interpreter, and the fingerprint and calibration of every detector."""
     found = {"video_guard": __version__, "python": platform.python_version()}
     found |= {f"detector:{d.name}": d.fingerprint for d in detectors}
     return found | {f"calibration:{name}": c.id for name, c in calibrators.items()}

@@ -35,7 +35,7 @@ class Limits:
     max_streams: int = 32
     """Streams of any kind in the container."""
     max_result_bytes: int = 1024 * MIB
-    """RGB bytes of the frames handed over for one call (a chunk of `stream` is bounded apart)."""
+    """RGB bytes of the frames handed over for one call (`feed` hands them over in chunks of some 32 MiB)."""
     wall_seconds: float = 300.0
     """Time allowed to any input, however short."""
     wall_seconds_per_media_second: float = 2.0

@@ -197,22 +197,49 @@ def test_probe_and_frames_at(decoder, clip):
     assert frames.images.shape[1:] == (64, 96, 3)
 
 
-def test_stream_gives_all_frames_in_chunks(decoder):
-    clip = media.render(frames=250, fps=25)
-    chunks = list(decoder.stream(open_video(clip), SamplingNeeds(side_px=256, every_frame=True)))
-    assert len(chunks) > 1
-    numbers = [media.frame_number(image) for chunk in chunks for image in chunk.images]
-    assert numbers == list(range(250))
-    assert [chunk.coverage.complete for chunk in chunks] == [False] * (len(chunks) - 1) + [True]
-    assert chunks[-1].coverage.full_decode
+class Chunks:
+    """A sink that keeps what it is given, and can stop half way."""
+
+    def __init__(self, stop_after=None):
+        self.chunks, self.restarts, self._stop_after = [], 0, stop_after
+
+    def take(self, frames):
+        self.chunks.append(frames)
+        if len(self.chunks) == self._stop_after:
+            raise InterruptedError("enough")
+
+    def restart(self):
+        self.chunks, self.restarts = [], self.restarts + 1
 
 
-def test_an_abandoned_stream_frees_its_worker():
+def test_feed_gives_what_decode_gives_in_chunks_that_cut_no_burst(decoder):
+    clip = open_video(media.render(frames=250, fps=25))
+    needs = SamplingNeeds(side_px=256, burst_frames=3, burst_spacing_seconds=0.04, min_bursts=80)
+    sink = Chunks()
+    fed = decoder.feed(clip, needs, sink)
+    whole = decoder.decode(clip, needs)
+    assert len(sink.chunks) > 1
+    assert np.array_equal(np.concatenate([c.images for c in sink.chunks]), whole.frames.images)
+    assert np.array_equal(np.concatenate([c.pts_seconds for c in sink.chunks]), whole.frames.pts_seconds)
+    assert (fed.coverage, fed.video) == (whole.frames.coverage, whole.video)
+    lengths = [n for c in sink.chunks for n in np.bincount(c.burst_ids)]
+    assert lengths == list(np.bincount(whole.frames.burst_ids))
+    assert [c.coverage.complete for c in sink.chunks] == [False] * (len(sink.chunks) - 1) + [True]
+
+
+def test_feed_gives_every_frame_of_a_stream_larger_than_a_chunk(decoder):
+    sink = Chunks()
+    fed = decoder.feed(open_video(media.render(frames=250, fps=25)), SamplingNeeds(side_px=256, every_frame=True), sink)
+    assert len(sink.chunks) > 1
+    assert [media.frame_number(image) for c in sink.chunks for image in c.images] == list(range(250))
+    assert fed.coverage.full_decode
+
+
+def test_a_sink_that_raises_frees_its_worker():
     with SandboxedDecoder(workers=1) as decoder:
         video = open_video(media.render(frames=250))
-        stream = decoder.stream(video, SamplingNeeds(side_px=256, every_frame=True))
-        next(stream)
-        stream.close()
+        with pytest.raises(InterruptedError):
+            decoder.feed(video, SamplingNeeds(side_px=256, every_frame=True), Chunks(stop_after=1))
         assert decoder.probe(video).width == 192
 
 
@@ -220,7 +247,7 @@ def test_too_many_frames_is_an_error_with_a_way_out(clip):
     with SandboxedDecoder(limits=Limits(max_result_bytes=100_000)) as decoder:
         with pytest.raises(TooManyFrames) as caught:
             decoder.decode(open_video(clip), SamplingNeeds(every_frame=True))
-        assert "stream" in caught.value.hint
+        assert "feed" in caught.value.hint
 
 
 def test_several_threads_at_once_get_their_own_video(decoder):

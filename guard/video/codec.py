@@ -31,7 +31,6 @@ def request_from_json(message: Mapping[str, Any]) -> ReadRequest:
         limits=Limits(**message["limits"]),
         seed=message["seed"],
         times_seconds=tuple(message["times_seconds"]),
-        final_pass=message["final_pass"],
     )
 
 

@@ -32,8 +32,6 @@ class ReadRequest:
     """From `content_seed`."""
     times_seconds: tuple[float, ...] = ()
     """For `times`: the nearest frame to each is wanted. Increasing."""
-    final_pass: bool = False
-    """Frames handed over cannot be withdrawn: use the thorough way at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

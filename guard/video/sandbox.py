@@ -3,7 +3,7 @@
     with SandboxedDecoder(workers=2) as decoder:
         decoded = decoder.decode(open_video(Path("clip.mp4")), SamplingNeeds(side_px=128))
 
-Thread-safe; each call borrows one worker. `stream` hands frames over in chunks, so that every frame of an hour does
+Thread-safe; each call borrows one worker. `feed` hands frames over in chunks, so that every frame of an hour does
 not sit in memory.
 """
 
@@ -22,7 +22,7 @@ from guard.video.pool import Pool, Worker
 from guard.video.reader import ReadRequest, ReadResult, Task
 from guard.video.sampling import SamplingConfig, content_seed
 from guard.video.source import content_fd
-from guard.video.streaming import collect_frames, feed_frames, stream_frames
+from guard.video.streaming import collect_frames, feed_frames
 
 
 class SandboxedDecoder:
@@ -52,7 +52,7 @@ class SandboxedDecoder:
     def decode(self, video: Video, needs: SamplingNeeds) -> Decoded:
         """Decode one video and return the sampled frames. Raises an `InputError` for whatever the file does wrong.
 
-        With `needs.every_frame` all frames must fit in `limits.max_result_bytes`; use `stream` for longer videos.
+        With `needs.every_frame` all frames must fit in `limits.max_result_bytes`; use `feed` for longer videos.
         """
         result, frames, cpu_seconds = self._run(video, self._request("sample", video, needs))
         return Decoded(video=replace(video, media=result.media), frames=frames, cpu_seconds=cpu_seconds)
@@ -84,16 +84,6 @@ class SandboxedDecoder:
         with content_fd(video) as fd, self._borrowed() as worker:
             result, cpu_seconds = feed_frames(worker, request, fd, video.source, sink)
         return Fed(video=replace(video, media=result.media), coverage=result.coverage, cpu_seconds=cpu_seconds)
-
-    def stream(self, video: Video, needs: SamplingNeeds) -> Iterator[Frames]:
-        """Yield the frames that `decode` would return, in chunks of some 32 MiB, in order.
-
-        Each chunk's burst ids start at 0 (a burst may be cut between chunks). The coverage of a chunk tells what was
-        decoded so far with `complete=False`; that of the last chunk is final. Close the generator to stop early.
-        """
-        request = replace(self._request("sample", video, needs), final_pass=True)
-        with content_fd(video) as fd, self._borrowed() as worker:
-            yield from stream_frames(worker, request, fd, video.source)
 
     def sandbox_report(self) -> Mapping[str, str]:
         """Return what the system lets a worker give up: `on`, or `off: reason`, by measure (for `guard doctor`)."""

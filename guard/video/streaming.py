@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
 from guard.errors import DecoderCrashed, InputError, TooManyFrames, error_for_code
-from guard.interfaces import FrameSink
+from guard.interfaces import FrameSink, SamplingNeeds
 from guard.types import Coverage, Frames, UInt8Array
 from guard.video import codec
 from guard.video.pool import Worker, broken_protocol, job_events
@@ -44,7 +44,7 @@ class Collector:
         if self.total_bytes > self._max_bytes:
             raise TooManyFrames(
                 f"The frames asked for take more than {self._max_bytes} bytes (limits.max_result_bytes).",
-                hint="Ask for smaller frames or a larger gap, or read the video with `SandboxedDecoder.stream`.",
+                hint="Ask for smaller frames or a larger gap, or take them in chunks with `SandboxedDecoder.feed`.",
             )
         if self._first_burst is None:
             self._first_burst = bursts[0]
@@ -62,8 +62,18 @@ class Collector:
         except (ValueError, OverflowError) as error:
             raise WireError(str(error)) from None
 
-    def take_bursts(self, coverage: Coverage) -> Frames | None:
-        """Return all but the last burst, which may go on in the next message; None while there is only one burst."""
+    @property
+    def is_full(self) -> bool:
+        """Whether there is enough for a chunk."""
+        return self.total_bytes >= _CHUNK_BYTES
+
+    def chunk(self, coverage: Coverage, needs: SamplingNeeds) -> Frames | None:
+        """Return what can be handed over and forget it; None while a single burst is under way.
+
+        The last burst may go on in the next message and stays here; where every frame is wanted there are no bursts.
+        """
+        if needs.every_frame:
+            return self.take(coverage)
         whole = next((i for i in range(len(self._bursts), 0, -1) if self._bursts[i - 1] != self._bursts[-1]), 0)
         if whole == 0:
             return None
@@ -128,45 +138,15 @@ def feed_frames(worker: Worker, request: ReadRequest, fd: int, label: str, sink:
                 sink.restart()
                 seen = 0
                 continue
-            collector.add(event, blob)
-            chunk = (
-                collector.take_bursts(_provisional(request, seen)) if collector.total_bytes >= _CHUNK_BYTES else None
-            )
+            # Full before the new message is added: so something is always left for the last chunk, which is final.
+            chunk = collector.chunk(_provisional(request, seen), request.needs) if collector.is_full else None
             if chunk is not None:
                 seen += len(chunk.pts_seconds)
                 with worker.paused():
                     sink.take(chunk)
+            collector.add(event, blob)
         sink.take(collector.take(result.coverage))
         return result, cpu_seconds
-    except WireError as error:
-        worker.kill("protocol")
-        raise broken_protocol(label, error) from None
-    finally:
-        events.close()
-
-
-def stream_frames(worker: Worker, request: ReadRequest, fd: int, label: str) -> Iterator[Frames]:
-    """Run one job and yield its frames in chunks. The clocks stand still while the caller works on a chunk."""
-    collector = Collector(request.needs.side_px, 2 * _CHUNK_BYTES)
-    events = job_events(worker, codec.request_to_json(request), request.limits, fd, label)
-    seen = 0
-    try:
-        while True:
-            try:
-                event, blob = next(events)
-            except StopIteration as stop:
-                result, _ = _result(stop.value, label)
-                break
-            if event["event"] == "restart":
-                raise WireError("a stream cannot start over")
-            # One message is always kept back, so that the last chunk can carry the final coverage.
-            if collector.total_bytes >= _CHUNK_BYTES:
-                frames = collector.take(_provisional(request, seen))
-                seen += len(frames.pts_seconds)
-                with worker.paused():
-                    yield frames
-            collector.add(event, blob)
-        yield collector.take(result.coverage)
     except WireError as error:
         worker.kill("protocol")
         raise broken_protocol(label, error) from None
@@ -183,7 +163,7 @@ def _provisional(request: ReadRequest, seen: int) -> Coverage:
         decoded_seconds=0.0,
         declared_seconds=None,
         complete=False,
-        sampler="stream",
+        sampler="under way",
         seed=request.seed,
     )
 

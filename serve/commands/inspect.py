@@ -81,7 +81,7 @@ def limits(as_json: AsJson = False) -> None:
     """Show what an input may cost, and the containers and codecs that are decoded."""
     from guard.limits import DECODERS, DEMUXERS
 
-    bounds = _limits()
+    bounds = configured_limits()
     values: dict[str, Any] = {field.name: getattr(bounds, field.name) for field in fields(bounds)}
     if as_json:
         print_json({"limits": values, "containers": DEMUXERS, "codecs": DECODERS})
@@ -92,8 +92,8 @@ def limits(as_json: AsJson = False) -> None:
     print("\nRaise one in the settings file, such as: limits = { max_seconds = 43200 }")
 
 
-def _limits() -> Limits:
-    from guard.api import _limits as limits_of
+def configured_limits() -> Limits:
+    from guard.api import limits_of
     from guard.config import load_settings
 
     return limits_of(load_settings())
@@ -104,7 +104,7 @@ def _open(file: str) -> tuple[Video, Limits, str]:
     from guard.video.source import open_video
     from serve.inputs import display
 
-    bounds = _limits()
+    bounds = configured_limits()
     return open_video(Path(file).absolute(), name=display(file), limits=bounds), bounds, load_settings().reader
 
 

@@ -75,12 +75,7 @@ class PyAVReader:
             found = scan(container, watched, request.limits, self._config.keep_packet_bytes)
             settled = settle(found, request)
             bursts = plan(settled, request)
-            thorough = (
-                request.final_pass
-                or request.task == "times"
-                or request.needs.every_frame
-                or not self._config.skip_unneeded
-            )
+            thorough = request.task == "times" or request.needs.every_frame or not self._config.skip_unneeded
             walked = self._walk(container, watched, found, settled, bursts, request, sink, thorough)
             if not thorough and not walked.timed_out and (walked.errors or self._holes(walked, settled, request)):
                 sink.restart()
