@@ -8,11 +8,15 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
-from collections.abc import Mapping
+import math
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, Protocol, TypeAlias, runtime_checkable
 
 from guard.types import require
+
+LEAST_LOGPROB = -9999.0
+"""vLLM's stand-in for minus infinity, which JSON cannot carry."""
 
 FinishReason: TypeAlias = Literal["stop", "length", "refusal"]
 
@@ -87,6 +91,14 @@ class Token:
     logprob: float
     top: Mapping[str, float] = field(default_factory=dict)
     """Text of the likeliest alternatives, the chosen one included, to their log-probability before any grammar mask."""
+
+
+def summed(alternatives: Iterable[tuple[str, float]]) -> dict[str, float]:
+    """Return text to log-probability; tokens that decode to one text (parts of characters do) are added up."""
+    mass: dict[str, float] = {}
+    for text, logprob in alternatives:
+        mass[text] = mass.get(text, 0.0) + math.exp(logprob)
+    return {text: math.log(p) if p > 0 else LEAST_LOGPROB for text, p in mass.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

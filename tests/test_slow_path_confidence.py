@@ -5,7 +5,7 @@ import math
 import pytest
 
 from slow_path.confidence import label_confidences, unseen_bound, yes_probability
-from slow_path.engine import Token
+from slow_path.engine import LEAST_LOGPROB, Token, summed
 
 
 def token(text: str, top: dict[str, float] | None = None) -> Token:
@@ -53,3 +53,9 @@ def test_yes_against_no_sums_spellings() -> None:
 def test_yes_against_no_abstains_where_the_model_said_neither() -> None:
     assert yes_probability(token("The", {"The": 0.97, "yes": 0.02, "no": 0.01})) is None
     assert yes_probability(None) is None
+
+
+def test_tokens_of_one_text_are_added_up() -> None:
+    top = summed([("\ufffd", math.log(0.2)), ("\ufffd", math.log(0.3)), ("x", LEAST_LOGPROB)])
+    assert top["\ufffd"] == pytest.approx(math.log(0.5))
+    assert top["x"] == LEAST_LOGPROB

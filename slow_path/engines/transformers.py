@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from slow_path.chat import Encoder, load_model
-from slow_path.engine import Generation, Request, Token
+from slow_path.engine import Generation, Request, Token, summed
 from slow_path.server import DEFAULT_MODEL
 
 
@@ -85,9 +85,10 @@ class TransformersEngine:
         for token, scores in zip(ids, logits, strict=False):
             logprobs = scores[0].float().log_softmax(dim=-1)
             best = logprobs.topk(min(count, logprobs.shape[-1]))
-            top = {decode([int(i)]): float(p) for p, i in zip(best.values, best.indices, strict=True)}
-            text = decode([token])
-            tokens.append(Token(text=text, logprob=float(logprobs[token]), top={**top, text: float(logprobs[token])}))
+            listed = {int(i): float(p) for p, i in zip(best.values, best.indices, strict=True)}
+            listed[token] = float(logprobs[token])
+            top = summed((decode([i]), p) for i, p in listed.items())
+            tokens.append(Token(text=decode([token]), logprob=listed[token], top=top))
         return tuple(tokens)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from guard.plugins import missing_extra
-from slow_path.engine import FinishReason, Generation, ImagePart, Request, Token
+from slow_path.engine import FinishReason, Generation, ImagePart, Request, Token, summed
 from slow_path.failures import EngineFailure, FailureCode
 from slow_path.server import DEFAULT_MODEL
 
@@ -141,5 +141,5 @@ def _generation(output: Any, request: Request, name: str) -> Generation | Engine
 
 
 def _token(chosen: int, entries: Any) -> Token:
-    top = {entry.decoded_token or "": float(entry.logprob) for entry in entries.values()}
+    top = summed((entry.decoded_token or "", float(entry.logprob)) for entry in entries.values())
     return Token(text=entries[chosen].decoded_token or "", logprob=float(entries[chosen].logprob), top=top)

@@ -18,7 +18,7 @@ import openai
 
 from guard.errors import InvalidConfig
 from guard.types import require
-from slow_path.engine import FinishReason, Generation, ImagePart, Request, TextPart, Token
+from slow_path.engine import FinishReason, Generation, ImagePart, Request, TextPart, Token, summed
 from slow_path.failures import EngineFailure, FailureCode
 
 _FINISH: Mapping[str, FinishReason] = {"stop": "stop", "length": "length", "content_filter": "refusal"}
@@ -209,7 +209,8 @@ def _tokens(choice: Any) -> tuple[Token, ...] | None:
     if not content:
         return None
     return tuple(
-        Token(text=t.token, logprob=t.logprob, top={a.token: a.logprob for a in t.top_logprobs or ()}) for t in content
+        Token(text=t.token, logprob=t.logprob, top=summed((a.token, a.logprob) for a in t.top_logprobs or ()))
+        for t in content
     )
 
 
