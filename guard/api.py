@@ -137,7 +137,13 @@ def _stages(settings: Settings, policy: Policy, limits: Limits) -> Stages:
     return Stages(
         decoder=SandboxedDecoder(workers=settings.workers, limits=limits, sampling=sampling, reader=settings.reader),
         detectors=detectors,
-        router=router.build(router.Config(thresholds=calibration.merged_thresholds(calibrators))),
+        router=router.build(
+            router.Config(
+                thresholds=calibration.merged_thresholds(calibrators),
+                # A gap that was asked for is not poor coverage; one far above it is.
+                max_gap_seconds=max(router.Config().max_gap_seconds, 2 * settings.max_gap_seconds),
+            )
+        ),
         calibrators=calibrators,
         judge=_judge(settings) if settings.slow_url else None,
         versions=versions(detectors, calibrators),

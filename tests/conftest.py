@@ -13,6 +13,8 @@ import numpy as np
 import pytest
 from hypothesis import settings
 
+os.environ["HF_HUB_OFFLINE"] = "1"  # the hub library reads it once, when it is first imported
+
 sys.path.insert(0, str(Path(__file__).parent))  # `import builders` and `import media` from any test file
 
 settings.register_profile("default", deadline=None, max_examples=60)
@@ -41,7 +43,6 @@ def _clean_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("GUARD_") and name != "GUARD_VLLM_PYTHON"]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("GUARD_HOME", str(tmp_path / "guard-home"))
-    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
 
 
 @pytest.fixture(autouse=True)
