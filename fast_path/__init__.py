@@ -1,0 +1,1 @@
+"""The fast path: encoders, a temporal head, detectors, calibration and routing."""

@@ -1,0 +1,1 @@
+"""Encoders, one file each: bursts of frames in, embeddings out."""
