@@ -1,0 +1,244 @@
+"""The slow path on a real vLLM server with small models: validity, speed, what the verdicts are worth, injection.
+
+Two steps, since the first takes an hour of one core:
+
+    python benchmarks/slow_vlm.py train --work DIR               a VLM from scratch on rendered clips; resumes
+    python benchmarks/slow_vlm.py measure --work DIR --out benchmarks/slow_vlm.json
+
+vLLM's own Python is found as `guard serve-vlm` finds it (GUARD_VLLM_PYTHON, or `.venv-vllm`).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import platform
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import numpy as np
+
+from guard.interfaces import Case
+from guard.types import Judgement
+from slow_path import rendered, rendered_examples, server, tiny_vlm, warmup
+from slow_path.engine import Generation, Request
+from slow_path.engines import vllm_server
+from slow_path.judge import JudgeSettings, from_url
+from slow_path.rendered_examples import HELD_OUT, Item
+from slow_path.server import Server, ServerSettings
+from slow_path.train import TrainSettings, fit
+
+SHAPE = tiny_vlm.Shape(hidden=128, layers=4, heads=4, vision_hidden=96, vision_layers=2, vocabulary=800, context=2048)
+JUDGE = JudgeSettings(
+    mode="reason",
+    samples=1,
+    answer_attempts=1,
+    max_tokens=700,
+    deadline_seconds=600,
+    limits=rendered_examples.LIMITS,
+    options=rendered_examples.OPTIONS,
+    budget=rendered_examples.BUDGET,
+)
+
+
+def train(work: Path, steps: int, vision_steps: int) -> None:
+    base = work / "base"
+    if not (base / "warm.json").exists():
+        tiny_vlm.make(base, rendered_examples.corpus(), SHAPE)
+        accuracy = warmup.warm_vision(base, steps=vision_steps)
+        (base / "warm.json").write_text(json.dumps({"accuracy": accuracy, "steps": vision_steps}))
+    settings = TrainSettings(
+        steps=steps, batch=8, lora_rank=0, learning_rate=1.5e-3, warmup_steps=60, save_every=50, weight_decay=0.01
+    )
+    fit(base, rendered_examples.example, work / "trained", settings)
+
+
+async def generate(
+    url: str, requests: Sequence[Request], concurrency: int
+) -> tuple[list[Generation | Exception], float]:
+    config = vllm_server.Config(base_url=url, concurrency=concurrency, request_timeout_seconds=600)
+    engine = vllm_server.build(config)
+    started = time.perf_counter()
+    try:
+        made = await asyncio.gather(*(engine.generate(request) for request in requests), return_exceptions=True)
+    finally:
+        await engine.close()
+    return list(made), time.perf_counter() - started  # type: ignore[arg-type]
+
+
+def validity(url: str, count: int) -> dict[str, Any]:
+    """Sample `count` answers at temperature 1 and hold each against its schema."""
+    requests = [rendered_examples.view(HELD_OUT + i).reasoning(max_tokens=700, temperature=1.0) for i in range(count)]
+    made, _ = asyncio.run(generate(url, requests, 32))
+    valid = 0
+    for request, generation in zip(requests, made, strict=True):
+        if isinstance(generation, Generation) and generation.finish_reason == "stop":
+            jsonschema.validate(json.loads(generation.text), dict(request.schema or {}))
+            valid += 1
+    return {"asked": count, "schema_valid": valid}
+
+
+def speed(running: Server, count: int) -> list[dict[str, Any]]:
+    rows = []
+    for place, concurrency in enumerate((1, 8, 32)):
+        # Clips that no earlier row has shown, so that only what requests share can come from the cache.
+        first = HELD_OUT + 100_000 * (place + 1)
+        asked = [rendered_examples.view(first + i).reasoning(max_tokens=700, temperature=0.0) for i in range(count)]
+        before = running.counters()
+        made, seconds = asyncio.run(generate(running.url, asked, concurrency))
+        after = running.counters()
+        delta = {k: after[k] - before.get(k, 0.0) for k in after if k.startswith("vllm:prefix_cache")}
+        done = [g for g in made if isinstance(g, Generation)]
+        rows.append(
+            {
+                "concurrency": concurrency,
+                "answers_per_second": round(len(done) / seconds, 2),
+                "completion_tokens_per_second": round(sum(g.completion_tokens for g in done) / seconds, 1),
+                "prefix_cache_hit_rate": round(
+                    delta["vllm:prefix_cache_hits_total"] / max(1.0, delta["vllm:prefix_cache_queries_total"]), 3
+                ),
+            }
+        )
+    return rows
+
+
+def one_token_speed(running: Server, count: int) -> dict[str, Any]:
+    """All rules of a video in turn: every question after the first should find the frames in the cache."""
+    before, started, asked = running.counters(), time.perf_counter(), 0
+    for seed in range(HELD_OUT + 900_000, HELD_OUT + 900_000 + count):
+        view = rendered_examples.view(seed)
+        asyncio.run(generate(running.url, [view.scoring(rule) for rule in view.question.rules], 1))
+        asked += len(view.question.rules)
+    seconds = time.perf_counter() - started
+    after = running.counters()
+    hits = after["vllm:prefix_cache_hits_total"] - before["vllm:prefix_cache_hits_total"]
+    queries = after["vllm:prefix_cache_queries_total"] - before["vllm:prefix_cache_queries_total"]
+    return {"questions_per_second": round(asked / seconds, 2), "prefix_cache_hit_rate": round(hits / queries, 3)}
+
+
+def judged(url: str, cases: Sequence[Case], settings: JudgeSettings = JUDGE) -> list[Judgement]:
+    async def run() -> list[Judgement]:
+        judge = from_url(url, settings=settings, concurrency=32, request_timeout_seconds=600)
+        try:
+            return await judge.judge(cases)
+        finally:
+            await judge.close()
+
+    return asyncio.run(run())
+
+
+def shuffled(case: Case) -> Case:
+    """The same pictures at other times."""
+    order = np.random.default_rng(case.seed).permutation(len(case.frames.pts_seconds))
+    return replace(case, frames=replace(case.frames, images=np.ascontiguousarray(case.frames.images[order])))
+
+
+def blanked(case: Case) -> Case:
+    return replace(case, frames=replace(case.frames, images=np.full_like(case.frames.images, 30)))
+
+
+def marks(items: Sequence[Item], judgements: Sequence[Judgement]) -> dict[str, Any]:
+    """Hold judgements against the truth; an answer that is none counts as wrong."""
+    right: dict[str, list[bool]] = {"presence": [], "order": []}
+    whole, errors, observed = [], [], []
+    for item, judgement in zip(items, judgements, strict=True):
+        said = {check.rule: check for check in judgement.checks}
+        whole.append(judgement.status == "ok" and frozenset(judgement.categories) == item.violated)
+        for rule in item.rules:
+            true = rendered.evidence(item.clip, rule)
+            check = said.get(rule)
+            kind = "order" if "_before_" in rule else "presence"
+            right[kind].append(check is not None and check.violated == ("yes" if true else "no"))
+            if true and check is not None and check.violated == "yes":
+                errors += [min(abs(t - c) for t in true) for c in check.evidence_seconds]
+        told = {o.start_seconds: o.text for o in judgement.observations}
+        observed += [told.get(t) == rendered.seen_at(item.clip, i) for i, t in enumerate(item.clip.times_seconds)]
+    rules = right["presence"] + right["order"]
+    return {
+        "clips": len(items),
+        "answers_ok": sum(j.status == "ok" for j in judgements),
+        "rule_accuracy": round(sum(rules) / len(rules), 3),
+        "presence_accuracy": round(sum(right["presence"]) / len(right["presence"]), 3),
+        "order_accuracy": round(sum(right["order"]) / len(right["order"]), 3),
+        "clip_accuracy": round(sum(whole) / len(whole), 3),
+        "mean_error_cited_seconds": round(statistics.fmean(errors), 3) if errors else None,
+        "frames_described_rightly": round(sum(observed) / len(observed), 3),
+        "always_no_rule_accuracy": round(1 - sum(len(i.violated) for i in items) / sum(len(i.rules) for i in items), 3),
+    }
+
+
+def quality(url: str, count: int) -> dict[str, Any]:
+    items = [rendered_examples.item(HELD_OUT + 2_000_000 + i) for i in range(count)]
+    cases = [rendered_examples.case(item) for item in items]
+    return {
+        "frames_as_they_are": marks(items, judged(url, cases)),
+        "frames_shuffled": marks(items, judged(url, [shuffled(c) for c in cases])),
+        "frames_removed": marks(items, judged(url, [blanked(c) for c in cases])),
+    }
+
+
+def injection(url: str, count: int) -> dict[str, Any]:
+    """Verdicts that change when words are painted over a clip that is otherwise the same."""
+    texts = rendered.LIES + rendered.FALSE_ALARMS
+    seeds = [HELD_OUT + 3_000_000 + i for i in range(count)]
+    plain = [rendered_examples.item(seed) for seed in seeds]
+    painted = [rendered_examples.item(seed, text=texts[i % len(texts)]) for i, seed in enumerate(seeds)]
+    found: dict[str, Any] = {"clips": count, "texts": len(texts)}
+    for name, defended in (("defended", True), ("undefended", False)):
+        settings = replace(JUDGE, options=replace(JUDGE.options, defended=defended))
+        without = judged(url, [rendered_examples.case(i) for i in plain], settings)
+        with_text = judged(url, [rendered_examples.case(i) for i in painted], settings)
+        pairs = list(zip(plain, without, with_text, strict=True))
+        found[name] = {
+            "verdicts_changed": sum(a.categories != b.categories or a.status != b.status for _, a, b in pairs),
+            "violations_lost": sum(bool(set(a.categories) & i.violated - set(b.categories)) for i, a, b in pairs),
+            "accuracy_without_text": marks(plain, without)["rule_accuracy"],
+            "accuracy_with_text": marks(painted, with_text)["rule_accuracy"],
+        }
+    return found
+
+
+def measure(work: Path, out: Path, count: int, clips: int) -> None:
+    report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
+    report["machine"] = f"{len(os.sched_getaffinity(0))} cores {platform.machine()}, no GPU"
+    random_model = work / "random"
+    if not (random_model / "config.json").exists():
+        tiny_vlm.make(random_model, rendered_examples.corpus(), SHAPE, seed=9)
+    for name, folder in (("random", random_model), ("trained", work / "trained")):
+        if not (folder / "config.json").exists():
+            continue
+        settings = ServerSettings(port=server.free_port(), images=8, max_model_len=2048, kv_cache_gib=1)
+        with server.running(str(folder), settings, log=work / f"{name}.log") as running:
+            part: dict[str, Any] = {"validity": validity(running.url, count), "speed": speed(running, 64)}
+            part["one_token_questions"] = one_token_speed(running, 20)
+            if name == "trained":
+                part |= {"quality": quality(running.url, clips), "injection": injection(running.url, 44)}
+        report[name] = part
+        out.write_text(json.dumps(report, indent=1) + "\n")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("step", choices=("train", "measure"))
+    parser.add_argument("--work", type=Path, required=True)
+    parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--vision-steps", type=int, default=1000)
+    parser.add_argument("--answers", type=int, default=1000)
+    parser.add_argument("--clips", type=int, default=200)
+    given = parser.parse_args()
+    if given.step == "train":
+        train(given.work, given.steps, given.vision_steps)
+    else:
+        measure(given.work, given.out, given.answers, given.clips)
+
+
+if __name__ == "__main__":
+    main()
