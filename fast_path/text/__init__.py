@@ -1,0 +1,1 @@
+"""Text beside the video: titles, captions, comments, and words seen or heard, screened without a language model."""

@@ -1,0 +1,146 @@
+"""The embedded text classifier: screens titles, captions, comments, and words seen or heard in a video.
+
+It gives the same `Scores` and `Coverage` as a video detector, so that one calibration, router and verdict serve both.
+For text, seconds are reading time at 15 characters a second. What the classifier could not read it says through the
+coverage: text past the limit makes it incomplete, and a text in words or scripts that it was not trained on counts as
+not scored, so the router never takes its low score for safety. A high score stands either way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from fast_path.text import model as stored
+from fast_path.text.features import bags
+from fast_path.text.normalise import Plain, normalise
+from guard.errors import InvalidConfig, TooLong
+from guard.types import Coverage, Float32Array, Scores
+
+CHARACTERS_PER_SECOND = 15.0
+"""Reading speed that turns lengths of text into the seconds of `Coverage`."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Settings of the text classifier."""
+
+    folder: Path | None = None
+    """Checkpoint folder; None for the one that the package ships."""
+    window_words: int = 150
+    """A longer text is scored in windows of this many words, so that one bad sentence is not lost in it; 10..1000."""
+    overlap_words: int = 30
+    """Words that neighbouring windows share; 0 or more, less than half of `window_words`."""
+    familiar_share: float = 0.5
+    """A window with a smaller share of known words counts as not read; 0 to 1."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextScores:
+    """What the classifier says of one text."""
+
+    scores: Scores
+    """Highest calibrated probability of any window, by category; no moments."""
+    coverage: Coverage
+    """`frames_scored` counts the windows that were understood."""
+    familiar: float
+    """Share of words that the training texts hold too, in [0, 1]; 1 for a text without words."""
+    disguised: int
+    """Words in look-alike letters. Many of them are a sign of someone hiding."""
+    peak_window: tuple[int, ...]
+    """For each category, the window that scored highest."""
+
+
+class TextClassifier:
+    """Scores texts against the categories that it was trained for."""
+
+    name = "text_ngrams"
+
+    def __init__(self, model: stored.LinearModel, fingerprint: str, config: Config) -> None:
+        self._model, self._config, self.fingerprint = model, config, fingerprint
+
+    @property
+    def categories(self) -> tuple[str, ...]:
+        """Category ids that it covers, in column order. `sexual` is not among them."""
+        return self._model.categories
+
+    def score(self, texts: Sequence[str]) -> list[TextScores]:
+        """Score a batch; element i belongs to text i and does not depend on the others.
+
+        Raises:
+            TypeError: an element is not a `str`.
+        """
+        for index, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise TypeError(f"texts[{index}] must be a str; got {type(text).__name__}. Decode bytes first.")
+        return [self._score(normalise(text)) for text in texts]
+
+    def _score(self, plain: Plain) -> TextScores:
+        parts = windows(plain, self._config.window_words, self._config.overlap_words)
+        probability = self._model.probability(self._model.logits(bags(parts, self._model.features)))
+        known = [self._model.known(part.words) for part in parts]
+        understood = [_share(hits) >= self._config.familiar_share for hits in known]
+        return TextScores(
+            scores=Scores(
+                categories=self.categories,
+                probability=probability.max(axis=0),
+                moment_seconds=np.empty(0, np.float64),
+                per_moment=np.empty((0, len(self.categories)), np.float32),
+                detector=self.name,
+                fingerprint=self.fingerprint,
+                calibration=f"platt:{self.fingerprint}",
+            ),
+            coverage=_coverage(plain, parts, understood),
+            familiar=_share(np.concatenate(known)),
+            disguised=plain.disguised,
+            peak_window=tuple(int(i) for i in probability.argmax(axis=0)),
+        )
+
+
+def build(config: Config) -> TextClassifier:
+    """Load the classifier. Raises `InvalidConfig` for a setting out of range or an unusable checkpoint."""
+    if not 10 <= config.window_words <= 1000:
+        raise InvalidConfig(f"window_words must be 10 to 1000; got {config.window_words}.")
+    if not 0 <= 2 * config.overlap_words < config.window_words:
+        raise InvalidConfig(f"overlap_words must be 0 to under half of window_words; got {config.overlap_words}.")
+    if not 0.0 <= config.familiar_share <= 1.0:
+        raise InvalidConfig(f"familiar_share must be in [0, 1]; got {config.familiar_share}.")
+    model, fingerprint = stored.load(config.folder)
+    return TextClassifier(model, fingerprint, config)
+
+
+def windows(plain: Plain, size: int, overlap: int) -> list[Plain]:
+    """Cut a text into overlapping windows of `size` words; the surface marks of the whole text go with each.
+
+    200 words with size 150 and overlap 30 give words 0..150 and 120..200. A short or empty text is one window.
+    """
+    words = plain.words.split()
+    starts = range(0, max(1, len(words) - overlap), size - overlap)
+    return [Plain(words=" ".join(words[at : at + size]), surface=plain.surface, disguised=0, unread=0) for at in starts]
+
+
+def _share(hits: Float32Array | np.ndarray) -> float:
+    return float(np.mean(hits)) if len(hits) else 1.0
+
+
+def _coverage(plain: Plain, parts: Sequence[Plain], understood: Sequence[bool]) -> Coverage:
+    longest = run = 0
+    for part, good in zip(parts, understood, strict=True):
+        run = 0 if good else run + len(part.words)
+        longest = max(longest, run)
+    read = len(plain.words) / CHARACTERS_PER_SECOND
+    return Coverage(
+        frames_scored=sum(understood),
+        frames_decoded=len(parts),
+        largest_gap_seconds=max(longest, plain.unread) / CHARACTERS_PER_SECOND,
+        full_decode=plain.unread == 0,
+        decoded_seconds=read,
+        declared_seconds=read + plain.unread / CHARACTERS_PER_SECOND,
+        complete=plain.unread == 0,
+        sampler="text_windows",
+        seed=0,
+        problem=TooLong.code if plain.unread else None,
+    )
