@@ -22,7 +22,7 @@ class ProjectionSpec:
     """How wide a projected layer is. A side that is no wider than its limit is kept as it is."""
 
     k_out: int = 32
-    k_in: int = 64
+    k_in: int = 128
     seed: int = 0
 
     def __post_init__(self) -> None:

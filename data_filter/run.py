@@ -15,54 +15,30 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from data_filter import audit, clips, dedup, guards, leakage, manifest, scorefile
-from data_filter.audit import AuditConfig, Finding
-from data_filter.clips import Clip, ClipSettings
-from data_filter.leakage import Fingerprint
+from data_filter import annotate, audit, clips, guards, leakage, manifest, scorefile
+from data_filter.annotate import AnnotateConfig
+from data_filter.audit import Finding
+from data_filter.look import DistillConfig, Looked, Progress, duplicates, look
 from data_filter.report import Report, write_report
 from data_filter.review import ReviewQueue
 from data_filter.shards import atomic_write
-from data_filter.types import BoolArray, FeatureView, ScoreMatrix, Selection
-from data_filter.warmup import WarmUpConfig, describe, warm_up
+from data_filter.types import FeatureView, ScoreMatrix, Selection
+from data_filter.warmup import describe, warm_up
 from fast_path import dataset
-from fast_path.dataset import Row
 from fast_path.features import FeatureCache
 from guard import plugins
 from guard._version import __version__
-from guard.errors import ResumeMismatch, UsageError
+from guard.errors import ResumeMismatch
 
-Progress = Callable[[str, int, int], None]
 SIGN_QUERIES = 64  # planted copies of more would say the same for more time
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class DistillConfig:
-    """Settings of a run; they go into `run.json` and decide whether a run may be resumed."""
-
-    keep: str = "2.4%"
-    scorer: str = "grad_cos"
-    scorer_settings: dict[str, Any] = field(default_factory=dict)
-    selector: str = "facility_location"
-    selector_settings: dict[str, Any] = field(default_factory=dict)
-    audit: AuditConfig | None = field(default_factory=AuditConfig)
-    """None keeps likely wrong labels in."""
-    dedup: bool = True
-    decode: bool = True
-    """Without, embeddings must be given, and look-alikes of test clips cannot be found."""
-    floor: int = 1
-    """The run fails where a label set with rows to give has fewer picks than this."""
-    seed: int = 0
-    workers: int = 1
-    clips: ClipSettings = field(default_factory=ClipSettings)
-    warm_up: WarmUpConfig = field(default_factory=WarmUpConfig)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,20 +56,6 @@ class Outcome:
     """How many different directions the kept embeddings have (Vendi score)."""
     failures: int
     """Rows that could not be looked at."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Looked:
-    """The rows of a manifest, looked at."""
-
-    pool: FeatureView
-    queries: FeatureView | None
-    rows: tuple[Row, ...]
-    prints: tuple[Fingerprint, ...]
-    query_prints: tuple[Fingerprint, ...]
-    test_prints: tuple[Fingerprint, ...]
-    thumbnails: dict[str, bytes]
-    failures: tuple[clips.Failure, ...]
 
 
 def distill(
@@ -129,10 +91,10 @@ def distill(
     _claim(out, settings, path, queries, embeddings)
     clock = _Clock()
     with clock("look"):
-        looked = _look(splits, asked, path, queries or path, settings, embeddings, out, progress)
+        looked = look(splits, asked, path, queries or path, settings, embeddings, out, progress)
     leakage.refuse(looked.query_prints, looked.test_prints)
     with clock("dedup"):
-        dropped, pairs = _duplicates(looked, settings)
+        dropped, pairs = duplicates(looked, settings)
     with clock("gradients"):
         pool, asked_view, describe_more = _described(looked, settings, out)
     with clock("audit"):
@@ -197,103 +159,54 @@ def run_audit(
     settings = config or DistillConfig()
     splits = manifest.read(path)
     _claim(out, settings, path, None, embeddings)
-    looked = _look(splits, (), path, path, settings, embeddings, out, progress)
+    looked = look(splits, (), path, path, settings, embeddings, out, progress)
     pool, _, _ = _described(looked, settings, out)
     findings = audit.audit(pool, settings.audit)
     ReviewQueue(out).write(findings)
     return findings
 
 
-def _look(
-    splits: manifest.Splits,
-    asked: Sequence[Row],
+def run_annotate(
     path: Path,
-    query_path: Path,
-    settings: DistillConfig,
-    embeddings: Path | None,
     out: Path,
-    progress: Progress | None,
-) -> _Looked:
-    if not settings.decode and embeddings is None:
-        raise UsageError("Without decoding, embeddings must be given.", hint="Pass --embeddings FILE.")
-    named = [(row, manifest.row_id(row, path.parent)) for row in splits.pool]
-    asked_named = [(row, manifest.row_id(row, query_path.parent)) for row in asked]
-    test_named = [(row, manifest.row_id(row, path.parent)) for row in splits.test]
-    seen: dict[int, Clip] = {}
+    count: int,
+    config: AnnotateConfig | None = None,
+    *,
+    settings: DistillConfig | None = None,
+    embeddings: Path | None = None,
+    progress: Progress | None = None,
+) -> list[dict[str, Any]]:
+    """`guard distill annotate`: write `annotate.jsonl`, the clips that a person should label, the most useful first.
+
+    Labels in the manifest are ignored; `test` rows are never offered. Each line is a manifest line with `pick`,
+    `reach`.
+    """
+    wanted = settings or DistillConfig()
+    rows = tuple(row for row in dataset.read_manifest(path) if row.split != "test")
+    names = [manifest.row_id(row, path.parent) for row in rows]
     failures: list[clips.Failure] = []
-    if settings.decode:
-        every = [row for row, _ in (*named, *asked_named, *test_named)]
+    if embeddings is None:
         cache = FeatureCache(folder=out / "cache")
-        found, failures = clips.read_clips(every, settings.clips, cache, workers=settings.workers, progress=progress)
-        seen = {id(clip.row): clip for clip in found}
-        failed = {id(failure.row) for failure in failures}
-        named = [(row, name) for row, name in named if id(row) not in failed]
-        asked_named = [(row, name) for row, name in asked_named if id(row) not in failed]
-    if len(named) < 2:
-        raise UsageError(f"{path}: fewer than two training rows could be looked at.", hint="See RUN/run.json.")
-    categories = manifest.categories_of([row for row, _ in named], [row for row, _ in asked_named])
-
-    def view(rows: Sequence[tuple[Row, str]]) -> FeatureView:
-        names = [name for _, name in rows]
-        if embeddings is not None:
-            values = clips.read_embeddings(embeddings, names)
-        else:
-            values = np.stack([seen[id(row)].embedding for row, _ in rows])
-        return manifest.view_of([row for row, _ in rows], names, categories, values)
-
-    def prints(rows: Sequence[tuple[Row, str]]) -> tuple[Fingerprint, ...]:
-        return tuple(
-            Fingerprint(
-                id=name,
-                sha256=f"{row.sha256}#{row.start_seconds:g}-{row.end_seconds}",
-                group=row.group,
-                hashes=seen[id(row)].hashes if id(row) in seen else None,
-            )
-            for row, name in rows
-        )
-
-    return _Looked(
-        pool=view(named),
-        queries=view(asked_named) if asked_named else None,
-        rows=tuple(row for row, _ in named),
-        prints=prints(named),
-        query_prints=prints(asked_named),
-        test_prints=prints(test_named),
-        thumbnails={name: seen[id(row)].thumbnail for row, name in (*named, *asked_named) if id(row) in seen},
-        failures=tuple(failures),
+        seen, failures = clips.read_clips(rows, wanted.clips, cache, workers=wanted.workers, progress=progress)
+        rows = tuple(clip.row for clip in seen)
+        names = [manifest.row_id(row, path.parent) for row in rows]
+        values = np.stack([clip.embedding for clip in seen]) if seen else np.zeros((0, 1), dtype=np.float32)
+    else:
+        values = clips.read_embeddings(embeddings, names)
+    picks = annotate.pick(values, count, config)
+    lines = [
+        {**manifest.record(rows[i], names[i], out), "pick": rank, "reach": round(float(reach), 4)}
+        for rank, (i, reach) in enumerate(zip(picks.indices, picks.reach, strict=True), 1)
+    ]
+    manifest.write_jsonl(out / "annotate.jsonl", lines)
+    manifest.write_jsonl(
+        out / "failures.jsonl", [{"path": str(f.row.path), "code": f.code, "message": f.message} for f in failures]
     )
-
-
-def _duplicates(looked: _Looked, settings: DistillConfig) -> tuple[dict[str, str], list[dedup.NearPair]]:
-    """Return rows to leave out with reasons: look-alikes of test clips, later copies, copies that disagree on the
-    label."""
-    dropped = {
-        o.id: f"overlaps with the test split: {o.test_id} ({o.by})"
-        for o in leakage.overlaps(looked.prints, looked.test_prints)
-    }
-    if not settings.dedup:
-        return dropped, []
-    at = [i for i, p in enumerate(looked.prints) if p.hashes is not None]
-    hashes = [h for i in at if (h := looked.prints[i].hashes) is not None]
-    pairs = [replace(p, first=at[p.first], second=at[p.second]) for p in dedup.near_pairs(hashes)]
-    # cuts of one video at different times look alike without being copies
-    pairs = [p for p in pairs if not _other_segment(looked.rows[p.first], looked.rows[p.second])]
-    strata = looked.pool.strata()
-    for members in dedup.clusters(len(looked.prints), pairs):
-        agree = len({strata[i] for i in members}) == 1
-        for i in members[1:] if agree else members:
-            first = looked.prints[members[0]].id
-            reason = f"near-duplicate: of {first}" if agree else f"near-duplicates with different labels: as {first}"
-            dropped.setdefault(looked.prints[i].id, reason)
-    return dropped, pairs
-
-
-def _other_segment(first: Row, second: Row) -> bool:
-    return first.sha256 == second.sha256 and first.start_seconds != second.start_seconds
+    return lines
 
 
 def _described(
-    looked: _Looked, settings: DistillConfig, out: Path
+    looked: Looked, settings: DistillConfig, out: Path
 ) -> tuple[FeatureView, FeatureView | None, Callable[[FeatureView], FeatureView]]:
     head_config = replace(settings.warm_up, adam=settings.warm_up.adam or settings.scorer == "less")
     head = warm_up(looked.pool, head_config)
@@ -350,7 +263,7 @@ def _finish(
 
 def _write(
     out: Path,
-    looked: _Looked,
+    looked: Looked,
     pool: FeatureView,
     scores: ScoreMatrix,
     selection: Selection,
@@ -392,8 +305,3 @@ class _Clock:
         start = time.monotonic()
         yield
         self.seconds[stage] = time.monotonic() - start
-
-
-def allowed_rows(view: FeatureView, findings: Sequence[Finding]) -> BoolArray:
-    """Return bool [N]: the rows whose label nobody doubts."""
-    return audit.trusted(view, findings)

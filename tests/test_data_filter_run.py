@@ -14,7 +14,8 @@ import pytest
 from data_filter import manifest, scorefile
 from data_filter.clips import ClipSettings
 from data_filter.ensemble import HeadSpec
-from data_filter.run import DistillConfig, distill, run_audit
+from data_filter.look import DistillConfig
+from data_filter.run import distill, run_annotate, run_audit
 from data_filter.warmup import WarmUpConfig
 from fast_path import dataset
 from guard.errors import InvalidManifest, ResumeMismatch, UsageError
@@ -217,6 +218,16 @@ def test_audit_alone_writes_the_queue(folder: Path, tmp_path: Path) -> None:
     findings = run_audit(folder / "manifest.jsonl", tmp_path / "audit", replace(CONFIG, audit=AuditConfig(k=3)))
     assert len(findings) == 18
     assert (tmp_path / "audit/queue.jsonl").exists()
+
+
+def test_annotation_picks_are_manifest_lines_without_test_clips(folder: Path, tmp_path: Path) -> None:
+    picks = run_annotate(folder / "manifest.jsonl", tmp_path / "pick", 5, settings=CONFIG)
+    rows = dataset.read_manifest(tmp_path / "pick/annotate.jsonl")
+    assert len(rows) == len(picks) == 5
+    assert all(row.path.exists() and row.split != "test" for row in rows)
+    assert [p["pick"] for p in picks] == [1, 2, 3, 4, 5]
+    with pytest.raises(UsageError, match=r"\[1, 24\]; got 25"):
+        run_annotate(folder / "manifest.jsonl", tmp_path / "pick", 25, settings=CONFIG)
 
 
 @pytest.mark.parametrize(

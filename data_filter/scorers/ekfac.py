@@ -20,7 +20,7 @@ from guard.types import require
 class Config:
     """Settings."""
 
-    damping: float = 0.1
+    damping: float = 1.0
     """Share of a layer's mean eigenvalue. An absolute 1e-8, another library's default, costs a sixth of the LDS on
     small sets."""
 

@@ -22,7 +22,7 @@ from guard.types import require
 class Config:
     """Settings."""
 
-    damping: float = 0.1
+    damping: float = 1.0
     """Added to the diagonal, as a share of its mean. Decides the quality; tune it with `data_filter.lds.tune` on a
     query split."""
     labels: Literal["drawn", "given"] = "drawn"

@@ -21,7 +21,7 @@ from guard.types import Float32Array, require
 class Config:
     """Settings."""
 
-    damping: float = 0.1
+    damping: float = 1.0
     """Added to the second moment of the margin gradients, as a share of its mean diagonal. With K close to N, less
     overfits."""
     checkpoints: Literal["last", "all"] = "last"

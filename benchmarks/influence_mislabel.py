@@ -1,0 +1,137 @@
+"""Finding wrong labels on the shared clips: our detectors beside cleanlab, on the same embeddings and out-of-fold
+probabilities.
+
+Usage: python benchmarks/influence_mislabel.py EMBEDDINGS.npz OUT.json
+EMBEDDINGS.npz: ids [N], embeddings [N, D], labels [N] (one class name each), groups [N]; see `influence_embed.py`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+import numpy as np
+import torch
+
+from data_filter import audit
+from data_filter.types import FeatureView
+from data_filter.warmup import WarmUpConfig, describe, warm_up
+from guard import plugins
+
+torch.set_num_threads(1)
+DETECTORS = ("mean_loss", "knn_disagreement", "confident_learning", "outlier_gradients", "variance_of_gradients")
+SIBLINGS = {  # what a hurried annotator mixes up
+    "violence.fighting": "benign",
+    "accidents.road": "benign",
+    "illegal.fire": "benign",
+    "accidents.fall": "benign",
+    "benign": "violence.fighting",
+}
+
+
+def auc(truth: np.ndarray, score: np.ndarray) -> float:
+    _, which, count = np.unique(score, return_inverse=True, return_counts=True)
+    rank = (np.cumsum(count) - (count - 1) / 2)[which]
+    n = int(truth.sum())
+    return float((rank[truth].sum() - n * (n + 1) / 2) / (n * (len(truth) - n)))
+
+
+def flip(
+    labels: np.ndarray, classes: list[str], share: float, kind: str, rng: np.random.Generator
+) -> tuple[np.ndarray, np.ndarray]:
+    wrong = np.sort(rng.permutation(len(labels))[: round(share * len(labels))])
+    given = labels.copy()
+    for i in wrong:
+        others = [c for c in classes if c != labels[i]]
+        given[i] = SIBLINGS[labels[i]] if kind == "confusable" else others[rng.integers(len(others))]
+    return given, wrong
+
+
+def one(data: dict[str, np.ndarray], share: float, kind: str, seed: int) -> dict[str, dict[str, float]]:
+    from cleanlab.rank import get_label_quality_scores
+
+    classes = sorted(set(data["labels"].tolist()))
+    rng = np.random.default_rng([seed, round(share * 100), len(kind)])
+    given, wrong = flip(data["labels"], classes, share, kind, rng)
+    number = np.array([classes.index(c) for c in given])
+    view = FeatureView(
+        ids=tuple(data["ids"].tolist()),
+        targets=np.eye(len(classes), dtype=np.float32)[number],
+        categories=tuple(classes),
+        loss="softmax",
+        groups=tuple(data["groups"].tolist()),
+        embeddings=data["embeddings"].astype(np.float32),
+    )
+    config = WarmUpConfig(curvature_rows=len(classes), folds=5)
+    view = describe(warm_up(view, config), view)
+    suspicion = {name: -plugins.load("scorer", name).score(view).values[:, 0] for name in DETECTORS}
+    suspicion["outlier_gradients, forest"] = (
+        -plugins.load("scorer", "outlier_gradients", method="forest").score(view).values[:, 0]
+    )
+    joined = ("mean_loss", "knn_disagreement", "confident_learning")
+    suspicion["three joined by rank"] = audit.suspicion(view, joined)[0]
+    flagged = {f.id for f in audit.audit(view) if f.flagged}
+    probability = view.aux["probability"] / view.aux["probability"].sum(axis=1, keepdims=True)
+    for method in ("self_confidence", "normalized_margin", "confidence_weighted_entropy"):
+        suspicion[f"cleanlab {method}"] = -get_label_quality_scores(number, probability, method=method)
+    suspicion["cleanlab normalized_margin, adjusted"] = -get_label_quality_scores(
+        number, probability, method="normalized_margin", adjust_pred_probs=True
+    )
+    truth = np.zeros(len(view), dtype=np.bool_)
+    truth[wrong] = True
+    out = {}
+    for name, score in suspicion.items():
+        top = np.argsort(-score, kind="stable")[: len(wrong)]
+        out[name] = {"auc": auc(truth, np.asarray(score)), "recall": float(truth[top].mean())}
+    hits = len(flagged & {view.ids[i] for i in wrong})
+    out["audit flags"] = {"auc": hits / max(len(flagged), 1), "recall": hits / len(wrong)}
+    return out
+
+
+def main(source: Path, out: Path) -> None:
+    with np.load(source) as file:
+        data: dict[str, Any] = {name: file[name] for name in file.files}
+    keep = np.isin(data["labels"], list(SIBLINGS)) & (data["splits"] == "train")
+    str(data["encoder"][0])
+    data = {name: data[name][keep] for name in ("ids", "embeddings", "labels", "groups")}
+    start = time.perf_counter()
+    table: dict[str, Any] = {}
+    for kind in ("symmetric", "confusable"):
+        for share in (0.05, 0.1, 0.2):
+            runs = [one(data, share, kind, seed) for seed in range(5)]
+            table[f"{kind} {share:.0%}"] = {
+                name: {
+                    "auc": round(float(np.mean([r[name]["auc"] for r in runs])), 4),
+                    "auc_sd": round(float(np.std([r[name]["auc"] for r in runs])), 4),
+                    "recall_at_true_count": round(float(np.mean([r[name]["recall"] for r in runs])), 4),
+                }
+                for name in runs[0]
+            }
+            flags = table[f"{kind} {share:.0%}"]["audit flags"]
+            flags["precision"] = flags.pop("auc")
+            flags.pop("auc_sd")
+            print(kind, share, json.dumps(table[f"{kind} {share:.0%}"], indent=None), flush=True)
+    names, counts = np.unique(data["labels"], return_counts=True)
+    content = {
+        "what": "mislabel detection on the training clips, embeddings by "
+        + str(data["encoder"][0] if "encoder" in data else "?"),
+        "machine": "2 cores x86-64, one thread, shared with other work",
+        "python": platform.python_version(),
+        "rows": int(keep.sum()),
+        "classes": dict(zip(names.tolist(), counts.tolist(), strict=True)),
+        "seeds": 5,
+        "seconds": round(time.perf_counter() - start, 1),
+        "table": table,
+    }
+    out.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))
