@@ -7,7 +7,7 @@ printed by shape. Nothing here imports more than numpy, so every layer may use i
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -248,6 +248,27 @@ class Policy:
     def active(self) -> tuple[Rule, ...]:
         """Return the rules that are not off, in their order."""
         return tuple(rule for rule in self.rules.values() if rule.state != "off")
+
+    def told(self) -> tuple[Rule, ...]:
+        """Return the active rules as a judge that reads words must be told them.
+
+        What is switched off below a rule is one of its allowed lines. Under `violence: block` and `violence.fighting:
+        off` a judge that is told of violence alone would still find a fight to be violent.
+        """
+        return tuple(self._told(rule) for rule in self.active())
+
+    def _told(self, rule: Rule) -> Rule:
+        exempt = {r.category: r for r in self.rules.values() if r.state == "off" and self._above(r) == rule.category}
+        lines = (f"Whatever falls under {r.name or r.category}: {r.definition}".rstrip(": ") for r in exempt.values())
+        kept = {category: line for category, line in rule.subcategories.items() if category not in exempt}
+        return replace(rule, allowed=(*rule.allowed, *lines), subcategories=kept) if exempt else rule
+
+    def _above(self, rule: Rule) -> str | None:
+        """Return the nearest category above the rule's own that has a rule."""
+        node = rule.category.rpartition(".")[0]
+        while node and node not in self.rules:
+            node = node.rpartition(".")[0]
+        return node or None
 
 
 class RouteReason(StrEnum):

@@ -102,7 +102,8 @@ def unblock(history: History, name: str, *, below: Base, by: By) -> Outcome:
     after = _restored(history, category, "block", below, wanted="off")
     if after is None:
         before = history.patches().get(category) or Patch(category=category)
-        after = (merge(before, Patch(category=category, state="off")),)
+        words = {} if category in policy.rules else library_words(category)  # the rule above is told what is exempt
+        after = (merge(before, replace(_patch(category, words), state="off")),)
     outcome = _apply(history, "unblock", {category: after[0]}, below, by, ())
     return replace(outcome, notes=(*outcome.notes, *_still_on(outcome.policy, category)))
 

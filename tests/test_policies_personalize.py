@@ -242,3 +242,15 @@ def test_a_lock_holds_against_the_layer_above_and_not_against_its_own(empty):
     assert unblock(locked.history, "violence").policy.rules["violence"].state == "off"
     with pytest.raises(InvalidPolicy, match="locked by 'ann'"):
         unblock(History(name="bob"), "violence", locked.composed)
+
+
+def test_a_judge_that_reads_words_is_told_what_is_exempt(empty):
+    """A VLM that is told of violence alone would still find a fight to be violent."""
+    policy = unblock(empty, "fighting").policy
+    told = {rule.category: rule for rule in policy.told()}
+    assert "violence.fighting" not in told
+    added = set(told["violence"].allowed) - set(DEFAULT.rules["violence"].allowed)
+    assert added == {"Whatever falls under Fighting: Two or more people hit, kick or wrestle each other in earnest."}
+    assert "violence.fighting" not in told["violence"].subcategories
+    assert told["sexual"] == policy.rules["sexual"]
+    assert DEFAULT.told() == DEFAULT.active()
