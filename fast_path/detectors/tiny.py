@@ -12,8 +12,8 @@ import torch
 from fast_path import checkpoint
 from fast_path.encoders import tiny as encoders
 from fast_path.head import HeadConfig, TemporalHead
-from guard.interfaces import SamplingNeeds
-from guard.types import Float64Array, Frames, Scores, UInt8Array
+from guard.interfaces import SamplingNeeds, score_frames
+from guard.types import Coverage, Float32Array, Float64Array, Frames, Scores, UInt8Array
 
 NAME = "tiny"
 MIN_BURSTS = 8
@@ -62,21 +62,40 @@ class Detector:
             min_bursts=MIN_BURSTS,
         )
 
+    def begin(self) -> Session:
+        """Begin to score one video; what is kept of a burst is its embedding."""
+        return Session(self)
+
     def score(self, batch: Sequence[Frames]) -> list[Scores]:
         """Score a batch of videos; element i belongs to video i and does not depend on the others."""
-        return [self._one(frames) for frames in batch]
+        return [score_frames(self, frames) for frames in batch]
 
-    @torch.inference_mode()
-    def _one(self, frames: Frames) -> Scores:
-        clips, seconds = clips_of(frames, self.encoder.clip_frames)
-        video, moments = self.head.score(self.encoder.embed(clips), seconds)
+
+class Session:
+    """Embeds bursts as they come, and scores them all at the end."""
+
+    def __init__(self, detector: Detector) -> None:
+        self._detector = detector
+        self._embeddings: list[Float32Array] = []
+        self._seconds: list[Float64Array] = []
+
+    def feed(self, frames: Frames) -> None:
+        """Embed the bursts of the next frames."""
+        clips, seconds = clips_of(frames, self._detector.encoder.clip_frames)
+        self._embeddings.append(self._detector.encoder.embed(clips))
+        self._seconds.append(seconds)
+
+    def finish(self, coverage: Coverage) -> Scores:
+        """Return the scores of the video; what `coverage` lacks is the router's business."""
+        seconds = np.concatenate(self._seconds)
+        video, moments = self._detector.head.score(np.concatenate(self._embeddings), seconds)
         return Scores(
-            categories=self.categories,
+            categories=self._detector.categories,
             probability=video,
             moment_seconds=seconds,
             per_moment=moments,
             detector=NAME,
-            fingerprint=self.fingerprint,
+            fingerprint=self._detector.fingerprint,
         )
 
 
