@@ -28,6 +28,11 @@ def fail(error: GuardError) -> None:
         print(f"  {safe(error.hint)}", file=sys.stderr)
 
 
+def fail_line(text: str) -> None:
+    """Print one line on stderr about something that was left out."""
+    print(f"guard: {safe(text)}", file=sys.stderr)
+
+
 def print_json(value: object) -> None:
     """Print `value` as JSON on stdout."""
     print(json.dumps(value, indent=2, allow_nan=False))
