@@ -8,13 +8,13 @@ Markov et al. is small, so its rows are scored out of fold: by weights that saw 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import platform
 import random
 import time
-from collections import Counter
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +22,14 @@ import numpy as np
 from numpy.typing import NDArray
 from text_keywords import KEYWORDS, keyword_hits
 
-from fast_path.metrics import auroc, average_precision, estimate
+from fast_path.calibrate import CalibrationSet
+from fast_path.calibrate import calibrate as risk_calibrate
+from fast_path.reliability import expected_calibration_error
 from fast_path.text import classifier as text_classifier
 from fast_path.text.classifier import Config, TextClassifier, TextScores
 from fast_path.text.datasets import TRAINING_SOURCES, TextRow, read_source
 from fast_path.text.fit import FitConfig, calibrate, corpus, cross_fit, fit, matrix_logits
+from fast_path.text.train import FALSE_BLOCK_RATE, MISS_RATE
 
 Truth = NDArray[np.bool_]
 VALIDATION = (  # source, category, and what a positive is
@@ -43,31 +46,75 @@ VALIDATION = (  # source, category, and what a positive is
 )
 
 
-def f1_at(threshold: float) -> Any:
-    def metric(truth: Truth, score: NDArray[np.float64]) -> float:
-        flagged = score >= threshold
-        return float(2 * np.sum(truth & flagged) / max(1, np.sum(truth) + np.sum(flagged)))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ranked:
+    """Truth in order of falling score, and where equal scores end: what every metric is computed from."""
 
-    return metric
+    order: NDArray[np.int64]
+    truth: NDArray[np.float64]
+    ends: NDArray[np.int64]
+    flagged: int
+    """How many reach the threshold."""
+
+    @classmethod
+    def of(cls, truth: Truth, score: NDArray[np.float64], threshold: float) -> Ranked:
+        order = np.argsort(-score, kind="stable")
+        ends = np.r_[np.flatnonzero(np.diff(score[order])), len(score) - 1]
+        return cls(order=order, truth=truth[order].astype(float), ends=ends, flagged=int((score >= threshold).sum()))
+
+    def metrics(self, weight: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Return F1, average precision and AUROC [D, 3] for D weightings [D, N] of the texts."""
+        weight = weight[:, self.order]
+        hits, all_ = np.cumsum(weight * self.truth, axis=1), np.cumsum(weight, axis=1)
+        at = max(self.flagged - 1, 0)
+        caught, flagged = (x[:, at] * (self.flagged > 0) for x in (hits, all_))
+        with np.errstate(invalid="ignore", divide="ignore"):
+            f1 = 2 * caught / np.maximum(hits[:, -1] + flagged, 1e-9)
+            hits, all_ = hits[:, self.ends], all_[:, self.ends]
+            recall, misses = hits / hits[:, -1:], all_ - hits
+            precision = np.where(all_ > 0, hits / np.maximum(all_, 1e-9), 0.0)
+            steps = np.diff(recall, axis=1, prepend=0.0)
+            fall = np.diff(misses / misses[:, -1:], axis=1, prepend=0.0)
+            auroc = np.sum(fall * (recall - steps / 2), axis=1)
+        return np.stack([f1, np.sum(steps * precision, axis=1), auroc], axis=1)
 
 
-def measured(truth: Truth, score: NDArray[np.float64], words: NDArray[np.float64], rows: Sequence[TextRow]) -> Any:
+def estimates(
+    truth: Truth, score: NDArray[np.float64], groups: Sequence[str], *, threshold: float = 0.5, draws: int = 1000
+) -> dict[str, dict[str, Any]]:
+    """Return F1 at `threshold`, AUPRC and AUROC, each with the 95 % interval of a bootstrap over groups."""
+    ranked = Ranked.of(truth, score, threshold)
+    _, member = np.unique(np.asarray(groups), return_inverse=True)
+    count = int(member.max()) + 1
+    rng = np.random.default_rng(0)
+    drawn = [
+        ranked.metrics(rng.multinomial(count, np.full(count, 1 / count), size=50)[:, member].astype(np.float64))
+        for _ in range(draws // 50)
+    ]
+    point = ranked.metrics(np.ones((1, len(truth))))[0]
+    low, high = np.nanpercentile(np.concatenate(drawn), [2.5, 97.5], axis=0)
+    facts = {"positives": int(truth.sum()), "negatives": int((~truth).sum()), "groups": count}
+    return {
+        name: {"value": float(v), "low": float(lo), "high": float(hi), **facts}
+        for name, v, lo, hi in zip(("f1", "auprc", "auroc"), point, low, high, strict=True)
+    }
+
+
+def measured(
+    category: str, truth: Truth, score: NDArray[np.float64], words: NDArray[np.float64], rows: Sequence[TextRow]
+) -> Any:
     """Return every metric of one category on one set, with the peers'."""
     groups = [row.group for row in rows]
-    both = {
-        "f1": estimate(f1_at(0.5), truth, score, groups),
-        "auprc": estimate(average_precision, truth, score, groups),
-        "auroc": estimate(auroc, truth, score, groups),
-        "keywords_f1": estimate(f1_at(1.0), truth, words, groups),
-        "keywords_auprc": estimate(average_precision, truth, words, groups),
-    }
+    peer = estimates(truth, words, groups, threshold=1.0)
     return {
-        **{name: value.as_dict() for name, value in both.items()},
+        **estimates(truth, score, groups),
+        "keywords_f1": peer["f1"],
+        "keywords_auprc": peer["auprc"],
         "always_safe": {"f1": 0.0, "auprc": float(truth.mean())},
         "precision": _ratio(truth & (score >= 0.5), score >= 0.5),
         "recall": _ratio(truth & (score >= 0.5), truth),
-        "calibration_error": calibration_error(truth, score),
-        "routed": routed(truth, score),
+        "calibration_error": expected_calibration_error(score, truth),
+        "routed": routed(category, truth, score, groups),
     }
 
 
@@ -75,15 +122,28 @@ def _ratio(part: Truth, whole: Truth) -> float | None:
     return float(part.sum() / whole.sum()) if whole.any() else None
 
 
-def calibration_error(truth: Truth, score: NDArray[np.float64], bins: int = 10) -> float:
-    """Return the expected calibration error over bins of equal count."""
-    parts = np.array_split(np.argsort(score, kind="stable"), bins)
-    return float(sum(len(p) * abs(truth[p].mean() - score[p].mean()) for p in parts if len(p)) / len(score))
+def routed(category: str, truth: Truth, score: NDArray[np.float64], groups: Sequence[str]) -> dict[str, Any]:
+    """Return what the default thresholds settle, and wrongly, and what ones calibrated on the other half do."""
+    half = np.array([int(hashlib.sha256(g.encode()).hexdigest()[:8], 16) % 2 for g in groups])
+    low, high = np.zeros(len(score)), np.full(len(score), 2.0)
+    for side in (0, 1):
+        fitted, used = half != side, half == side
+        data = CalibrationSet(
+            categories=(category,), scores=score[fitted, None].astype(np.float32), fingerprint="-", detector="-",
+            labels=truth[fitted, None].astype(np.int8), groups=tuple(np.asarray(groups)[fitted]),
+        )  # fmt: skip
+        file = risk_calibrate(data, fnr=MISS_RATE, fpr=FALSE_BLOCK_RATE, escalate_unproven=True)
+        cut, scaling = file.thresholds()[category], file.categories[category].scaling()
+        mapped = scaling.apply(score[used].astype(np.float64))
+        low[used] = np.where(mapped < cut.clear_below, 1.0, 0.0)
+        high[used] = np.where(mapped >= cut.block_at, 1.0, 0.0)
+    return {
+        "default": _settled(score < 0.1, score >= 0.9, truth),
+        "calibrated": _settled(low == 1.0, high == 1.0, truth),
+    }
 
 
-def routed(truth: Truth, score: NDArray[np.float64]) -> dict[str, Any]:
-    """Return what the default thresholds 0.1 and 0.9 do, and the errors among what they settle."""
-    clear, block = score < 0.1, score >= 0.9
+def _settled(clear: Truth, block: Truth, truth: Truth) -> dict[str, int]:
     return {
         "cleared": int(clear.sum()), "cleared_but_violating": int((clear & truth).sum()),
         "escalated": int((~clear & ~block).sum()),
@@ -101,7 +161,7 @@ def validation(model: TextClassifier, data: Path) -> dict[str, Any]:
         rows = [r for r in read_source(data, source) if r.split == "val" and category in r.labels]
         truth = np.array([r.labels[category] == 1 for r in rows])
         words = keyword_hits([r.text for r in rows], category)
-        result = measured(truth, probabilities(model, rows, category), words, rows)
+        result = measured(category, truth, probabilities(model, rows, category), words, rows)
         found[f"{source}:{category}"] = {"positive_is": positive, **result}
     return found
 
@@ -109,7 +169,7 @@ def validation(model: TextClassifier, data: Path) -> dict[str, Any]:
 def moderation_set(data: Path) -> dict[str, Any]:
     """Score the moderation set out of fold, and by weights that never saw any of its rows."""
     names = ("extremism.hate", "harassment", "violence", "extremism.self_harm")
-    config = FitConfig(categories=names, folds=5)
+    config = FitConfig(categories=names)
     others = [r for s in TRAINING_SOURCES if s not in ("openai_moderation", "sst2") for r in read_source(data, s)]
     others = [r for r in others if r.split == "train" and (set(r.labels) & set(names))]
     own = read_source(data, "openai_moderation")
@@ -126,12 +186,12 @@ def moderation_set(data: Path) -> dict[str, Any]:
         rows = [all_rows.rows[i] for i in at]
         truth = all_rows.labels[at, column] == 1
         score = 1 / (1 + np.exp(-(slope[column] * logits[at, column] + offset[column]).astype(np.float64)))
-        result = measured(truth, score, keyword_hits([r.text for r in rows], category), rows)
+        result = measured(category, truth, score, keyword_hits([r.text for r in rows], category), rows)
         trained = all_rows.labels[outside, column]
         if min((trained == 1).sum(), (trained == 0).sum()) > 0:
             groups = [r.group for r in rows]
             value = foreign[at, column].astype(np.float64)
-            result["auprc_without_its_rows"] = estimate(average_precision, truth, value, groups).as_dict()
+            result["auprc_without_its_rows"] = estimates(truth, value, groups)["auprc"]
         found[category] = result
     return found
 
@@ -157,8 +217,8 @@ def hatecheck(model: TextClassifier, data: Path) -> dict[str, Any]:
             "hate_or_toxicity_blocked": float(np.mean(either >= 0.9)),
         }
     both = np.maximum(scored["extremism.hate"], scored["toxicity"])
-    overall = {"hate": measured(truth, scored["extremism.hate"], words, rows)}
-    overall["hate_or_toxicity"] = measured(truth, both, words, rows)
+    overall = {"hate": measured("extremism.hate", truth, scored["extremism.hate"], words, rows)}
+    overall["hate_or_toxicity"] = measured("extremism.hate", truth, both, words, rows)
     return {"functionality": table, "overall": overall}
 
 
@@ -212,7 +272,7 @@ def disguises(model: TextClassifier, data: Path) -> dict[str, Any]:
         score = probabilities(model, hidden, "toxicity")
         words = keyword_hits(texts, "toxicity")
         found[name] = {
-            "auroc": estimate(auroc, truth, score, [r.group for r in rows]).as_dict(),
+            "auroc": estimates(truth, score, [r.group for r in rows])["auroc"],
             "recall_at_half": float(np.mean(score[truth] >= 0.5)),
             "keywords_recall": float(np.mean(words[truth] >= 1)),
         }
@@ -260,22 +320,28 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--model", type=Path, default=None, help="checkpoint folder; the shipped one by default")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
+    parser.add_argument(
+        "--parts", nargs="*", choices=[*PARTS], default=[*PARTS], help="measure these anew, keep the rest"
+    )
     chosen = parser.parse_args()
     model = text_classifier.build(Config(folder=chosen.model))
-    found = {
-        "machine": f"2 cores {platform.machine().replace('_', '-')}",
-        "fingerprint": model.fingerprint,
-        "validation": validation(model, chosen.data),
-        "moderation_set": moderation_set(chosen.data),
-        "hatecheck": hatecheck(model, chosen.data),
-        "suites": refusal_suites(model, chosen.data),
-        "not_read": unread_languages(model, chosen.data),
-        "disguises": disguises(model, chosen.data),
-        "speed": speed(model, chosen.data),
-        "rows": dict(Counter(r.split for s in TRAINING_SOURCES for r in read_source(chosen.data, s))),
-    }
-    chosen.out.write_text(json.dumps(found, indent=1) + "\n")
+    found = json.loads(chosen.out.read_text()) if chosen.out.exists() else {}
+    if found.get("fingerprint") != model.fingerprint:
+        found = {"machine": f"2 cores {platform.machine().replace('_', '-')}", "fingerprint": model.fingerprint}
+    for part in chosen.parts:
+        found[part] = PARTS[part](model, chosen.data)
+        chosen.out.write_text(json.dumps(found, indent=1) + "\n")
 
+
+PARTS: dict[str, Callable[[TextClassifier, Path], dict[str, Any]]] = {
+    "validation": validation,
+    "hatecheck": hatecheck,
+    "suites": refusal_suites,
+    "not_read": unread_languages,
+    "disguises": disguises,
+    "speed": speed,
+    "moderation_set": lambda model, data: moderation_set(data),
+}
 
 if __name__ == "__main__":
     main()

@@ -41,12 +41,14 @@ def quality(found: Mapping[str, Any]) -> str:
 def routing(found: Mapping[str, Any]) -> str:
     rows = []
     for name, r in {**found["validation"], **{f"openai: {k}": v for k, v in found["moderation_set"].items()}}.items():
-        way = r["routed"]
-        rows.append(
-            (name, f"{way['cleared']} ({way['cleared_but_violating']})", way["escalated"],
-             f"{way['blocked']} ({way['blocked_but_fine']})", f"{r['calibration_error']:.3f}")
-        )  # fmt: skip
-    return table(("set: category", "cleared (wrongly)", "escalated", "blocked (wrongly)", "calibration error"), rows)
+        cells = []
+        for kind in ("default", "calibrated"):
+            way = r["routed"][kind]
+            cells += [f"{way['cleared']} ({way['cleared_but_violating']})", way["escalated"],
+                      f"{way['blocked']} ({way['blocked_but_fine']})"]  # fmt: skip
+        rows.append((name, f"{r['calibration_error']:.3f}", *cells))
+    head = ("cleared (wrongly)", "escalated", "blocked (wrongly)")
+    return table(("set: category", "calibration error", *head, *(f"calibrated: {h}" for h in head)), rows)
 
 
 def hatecheck(found: Mapping[str, Any]) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 import zlib
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -12,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from fast_path.text import classifier as text_classifier
+from fast_path.text import screen
 from fast_path.text.classifier import Config, TextClassifier, windows
 from fast_path.text.features import Bags, FeatureConfig, bags, word_hashes
 from fast_path.text.model import expand, idf_values
 from fast_path.text.normalise import MAX_CHARACTERS, Plain, normalise
-from fast_path.text.screen import as_input, screen
-from guard.errors import InvalidConfig
-from guard.types import Policy, Rule, RuleState
+from fast_path.text.screen import Screener, as_input
+from guard.errors import CalibrationMismatch, InvalidConfig
+from guard.types import Judgement, Policy, Rule, RuleCheck, RuleState
 
 ANY_TEXT = st.text(st.characters(codec=None, exclude_categories=()), max_size=120)
 
@@ -28,6 +30,11 @@ HASH_CHECK = 0xA1447510
 @pytest.fixture(scope="module")
 def shipped() -> TextClassifier:
     return text_classifier.build(Config())
+
+
+@pytest.fixture(scope="module")
+def screener() -> Screener:
+    return screen.build(Config())
 
 
 def policy(**rules: RuleState) -> Policy:
@@ -132,7 +139,7 @@ def test_character_buckets_are_those_of_the_slow_listing(words: list[str]) -> No
     """With 2**22 buckets and at most a few dozen n-grams, a count differs only by a rare collision."""
     text = " ".join(words)
     config = FeatureConfig(buckets_log2=22, word_ngrams=(1,))
-    found = bags([Plain(words=text, surface=(), disguised=0, unread=0)], config)
+    found = bags([Plain(words=text, surface=(), disguised=0, symbols=0, unread=0)], config)
     want = slow_char_ngrams(text, config.char_ngrams) if text else set()
     assert abs(int(np.sum(found.kinds == 0)) - len(want)) <= 1
     assert int(np.sum(found.kinds == 1)) == len(set(words))
@@ -215,37 +222,54 @@ def test_one_bad_sentence_in_a_long_text_is_found(shipped: TextClassifier) -> No
 @given(st.integers(0, 700), st.integers(10, 200), st.data())
 def test_windows_cover_every_word(count: int, size: int, data: st.DataObject) -> None:
     overlap = data.draw(st.integers(0, (size - 1) // 2))
-    text = Plain(words=" ".join(f"w{i}" for i in range(count)), surface=("link",), disguised=0, unread=0)
+    text = Plain(words=" ".join(f"w{i}" for i in range(count)), surface=("link",), disguised=0, symbols=0, unread=0)
     parts = windows(text, size, overlap)
     assert {w for part in parts for w in part.words.split()} == {f"w{i}" for i in range(count)}
     assert all(len(part.words.split()) <= size and part.surface == text.surface for part in parts)
     assert len(parts) <= 1 + count // (size - overlap)
 
 
-def test_plain_texts_are_decided_and_the_rest_is_left_open(shipped: TextClassifier) -> None:
-    rules = policy(toxicity="block")
-    bad, good, foreign, long = screen(
+def test_plain_texts_are_decided_and_the_rest_is_left_open(screener: Screener) -> None:
+    bad, good, foreign, emoji, long = screener.screen(
         [
             "shut up you fucking stupid bitch",
             "thank you so much for the lovely evening, see you next week",
             "Добрый вечер, как у вас дела сегодня",
+            "🔪🔪🔪",
             "good morning everyone " * MAX_CHARACTERS,
         ],
-        rules,
-        shipped,
+        policy(toxicity="block"),
     )
     assert bad.decision == "block"
     assert good.decision == "allow"
     assert foreign.decision == "review"  # not understood, so not cleared
+    assert emoji.decision == "review"
     assert long.decision == "undecided"
     assert long.error is not None
     assert long.error.code == "too_long"
 
 
-def test_a_rule_that_it_was_not_trained_on_is_never_cleared(shipped: TextClassifier) -> None:
-    (verdict,) = screen(["good morning everyone, see you later"], policy(sexual="block"), shipped)
+def test_a_rule_that_it_was_not_trained_on_is_never_cleared(screener: Screener) -> None:
+    (verdict,) = screener.screen(["good morning everyone, see you later"], policy(sexual="block"))
     assert verdict.decision == "review"
     assert verdict.categories["sexual"].score is None
+
+
+def test_a_slow_path_settles_what_screening_left_open(screener: Screener) -> None:
+    text, rules = "Добрый вечер, как у вас дела сегодня", policy(toxicity="block")
+    for violated, decision in (("no", "allow"), ("yes", "block"), ("unsure", "review")):
+        check = RuleCheck(rule="toxicity", violated=violated, confidence=0.95)  # type: ignore[arg-type]
+        answer = Judgement(status="ok", engine="scripted", checks=(check,), confidence=0.95)
+        (verdict,) = screener.screen([text], rules, judgements=[answer])
+        assert verdict.decision == decision
+
+
+def test_the_shipped_calibration_belongs_to_the_shipped_weights(screener: Screener) -> None:
+    (found,) = screener.evidence(["hello"], policy(toxicity="block", spam="flag"))
+    assert found.scores[0].calibration is not None
+    assert set(found.route.thresholds) == {"toxicity", "spam"}
+    with pytest.raises(CalibrationMismatch):
+        screener.calibrator.apply(replace(found.scores[0], fingerprint="0" * 16, calibration=None))
 
 
 def test_bytes_are_refused(shipped: TextClassifier) -> None:

@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from fast_path.text import classifier as text_classifier
+from fast_path.text import screen
 from fast_path.text.datasets import (
     MEASURE_ONLY,
     TRAINING_SOURCES,
@@ -77,6 +78,8 @@ def test_training_twice_gives_the_same_bytes_and_a_working_classifier(data: Path
         train_text(data, tmp_path / name, seed=3, config=SMALL, sources=SOURCES)
     for file in ("model.safetensors", "config.json", "MODEL_CARD.md"):
         assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "two" / file).read_bytes()
+    thresholds = screen.build(text_classifier.Config(folder=tmp_path / "one")).calibrator.thresholds  # type: ignore[attr-defined]
+    assert set(thresholds) == set(SMALL.categories)
     built = text_classifier.build(text_classifier.Config(folder=tmp_path / "one"))
     spam, ham = built.score(["urgent win a free prize", "sorry running late see you at lunch"])
     assert (spam.scores.of("spam") or 0) > 0.5 > (ham.scores.of("spam") or 1)

@@ -9,16 +9,17 @@ not scored, so the router never takes its low score for safety. A high score sta
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+from numpy.typing import NDArray
 
 from fast_path.text import model as stored
 from fast_path.text.features import bags
 from fast_path.text.normalise import Plain, normalise
 from guard.errors import InvalidConfig, TooLong
-from guard.types import Coverage, Float32Array, Scores
+from guard.types import Coverage, Scores
 
 CHARACTERS_PER_SECOND = 15.0
 """Reading speed that turns lengths of text into the seconds of `Coverage`."""
@@ -43,7 +44,7 @@ class TextScores:
     """What the classifier says of one text."""
 
     scores: Scores
-    """Highest calibrated probability of any window, by category; no moments."""
+    """Highest probability of any window, by category; raw as far as a calibration is concerned; no moments."""
     coverage: Coverage
     """`frames_scored` counts the windows that were understood."""
     familiar: float
@@ -82,7 +83,7 @@ class TextClassifier:
         parts = windows(plain, self._config.window_words, self._config.overlap_words)
         probability = self._model.probability(self._model.logits(bags(parts, self._model.features)))
         known = [self._model.known(part.words) for part in parts]
-        understood = [_share(hits) >= self._config.familiar_share for hits in known]
+        understood = [self._understands(plain, hits) for hits in known]
         return TextScores(
             scores=Scores(
                 categories=self.categories,
@@ -91,13 +92,16 @@ class TextClassifier:
                 per_moment=np.empty((0, len(self.categories)), np.float32),
                 detector=self.name,
                 fingerprint=self.fingerprint,
-                calibration=f"platt:{self.fingerprint}",
             ),
             coverage=_coverage(plain, parts, understood),
             familiar=_share(np.concatenate(known)),
             disguised=plain.disguised,
             peak_window=tuple(int(i) for i in probability.argmax(axis=0)),
         )
+
+    def _understands(self, plain: Plain, known: NDArray[np.bool_]) -> bool:
+        """Whether a low score of this window means anything: emoji alone were never trained on."""
+        return _share(known) >= self._config.familiar_share if len(known) else plain.symbols == 0
 
 
 def build(config: Config) -> TextClassifier:
@@ -119,10 +123,10 @@ def windows(plain: Plain, size: int, overlap: int) -> list[Plain]:
     """
     words = plain.words.split()
     starts = range(0, max(1, len(words) - overlap), size - overlap)
-    return [Plain(words=" ".join(words[at : at + size]), surface=plain.surface, disguised=0, unread=0) for at in starts]
+    return [replace(plain, words=" ".join(words[at : at + size])) for at in starts]
 
 
-def _share(hits: Float32Array | np.ndarray) -> float:
+def _share(hits: NDArray[np.bool_]) -> float:
     return float(np.mean(hits)) if len(hits) else 1.0
 
 

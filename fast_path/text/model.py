@@ -26,6 +26,7 @@ from guard.types import Float32Array, require
 
 FORMAT = 1
 WEIGHTS, CONFIG, CARD = "model.safetensors", "config.json", "MODEL_CARD.md"
+CALIBRATION = "calibration.json"
 VOCABULARY_BITS_LOG2 = 20
 _LEVELS = 127
 _IDF_STEP = 0.05
@@ -123,17 +124,19 @@ def has_bits(vocabulary: NDArray[np.uint8], words: str) -> NDArray[np.bool_]:
     return hits
 
 
-def save(folder: Path, model: LinearModel, *, extra: Mapping[str, Any], card: str) -> None:
-    """Write weights, settings and model card, each file whole or not at all."""
+def save(folder: Path, model: LinearModel, *, extra: Mapping[str, Any], card: str) -> str:
+    """Write weights, settings and model card, each file whole or not at all; return the fingerprint."""
     names = ("weights", "scales", "bias", "idf", "slope", "offset", "vocabulary")
     tensors = {name: np.ascontiguousarray(getattr(model, name)) for name in names}
     config = {"format": FORMAT, "categories": list(model.categories), "features": asdict(model.features), **extra}
     text = json.dumps(config, indent=2, sort_keys=True) + "\n"
     folder.mkdir(parents=True, exist_ok=True)
-    for name, data in ((WEIGHTS, save_tensors(tensors)), (CONFIG, text.encode()), (CARD, card.encode())):
+    weights = save_tensors(tensors)
+    for name, data in ((WEIGHTS, weights), (CONFIG, text.encode()), (CARD, card.encode())):
         part = folder / f"{name}.part"
         part.write_bytes(data)
         part.replace(folder / name)
+    return hashlib.sha256(weights + text.encode()).hexdigest()[:16]
 
 
 def load(folder: Path | None = None) -> tuple[LinearModel, str]:

@@ -46,6 +46,8 @@ class Plain:
     """Marks of the surface, such as `num4`, `money`, `link`, `mention`, `shout`."""
     disguised: int
     """Words that read differently before disguises were undone."""
+    symbols: int
+    """Emoji and other pictures among the characters: they mean something, and are not part of either view."""
     unread: int
     """Code points past `MAX_CHARACTERS`, which nobody looked at."""
 
@@ -58,7 +60,7 @@ def normalise(text: str) -> Plain:
     marked = _MENTION.sub(" ", _RETWEET.sub(" ", folded))
     body = _URL.sub(" ", marked)
     surface = _surface(folded, body, mentioned=len(_MENTION.findall(folded)))
-    disguised = 0
+    disguised, symbols = 0, _symbols(text[:MAX_CHARACTERS])
     tokens: list[str] = []
     for token in _join_spaced(body).split():
         undone = _undisguise(token)
@@ -66,7 +68,7 @@ def normalise(text: str) -> Plain:
         tokens.append(undone)
     words = _SPACES.sub(" ", _NOT_LETTER.sub(" ", " ".join(tokens).replace("'", ""))).strip()
     words = " ".join(word for word in _squeeze(words).split() if word.strip("*"))
-    return Plain(words=words, surface=surface, disguised=disguised, unread=unread + lost)
+    return Plain(words=words, surface=surface, disguised=disguised, symbols=symbols, unread=unread + lost)
 
 
 def _fold(text: str) -> tuple[str, int]:
@@ -86,6 +88,10 @@ def _fold(text: str) -> tuple[str, int]:
 
 def _strip(text: str) -> str:
     return "".join(c for c in text if c.isascii() or c.isspace() or unicodedata.category(c) not in _DROPPED)
+
+
+def _symbols(text: str) -> int:
+    return 0 if text.isascii() else sum(ord(c) > 0x2000 and unicodedata.category(c) == "So" for c in text)
 
 
 def _join_spaced(text: str) -> str:

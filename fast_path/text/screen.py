@@ -1,15 +1,76 @@
-"""Take texts through the same route and verdict as videos: classifier, router, `guard.verdict`."""
+"""Take texts through the same calibration, route and verdict as videos."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import resources
+from pathlib import Path
 
 from fast_path import router
+from fast_path.calibration import FileCalibrator
+from fast_path.calibration_file import CalibrationFile
+from fast_path.text import classifier, model
 from fast_path.text.classifier import TextClassifier, TextScores
-from guard.interfaces import Router
+from guard.interfaces import Calibrator, Router
 from guard.types import Judgement, Policy, Verdict, Video
 from guard.verdict import Evidence, decide
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Screener:
+    """Classifier, calibration and router of texts."""
+
+    classifier: TextClassifier
+    calibrator: Calibrator
+    router: Router
+
+    def evidence(self, texts: Sequence[str], policy: Policy, *, source: str = "text") -> list[Evidence]:
+        """Return what is known of each text before a slow path: ready for `guard.verdict.decide`."""
+        scored = self.classifier.score(texts)
+        return [self._evidence(text, one, policy, source) for text, one in zip(texts, scored, strict=True)]
+
+    def screen(
+        self,
+        texts: Sequence[str],
+        policy: Policy,
+        *,
+        judgements: Sequence[Judgement | None] | None = None,
+        source: str = "text",
+    ) -> list[Verdict]:
+        """Return the verdict of each text; without a judgement, what screening leaves open is never `allow`."""
+        found = self.evidence(texts, policy, source=source)
+        return [
+            decide(_with(one, answer)) for one, answer in zip(found, judgements or [None] * len(found), strict=True)
+        ]
+
+    def _evidence(self, text: str, scored: TextScores, policy: Policy, source: str) -> Evidence:
+        scores = (self.calibrator.apply(scored.scores),)
+        return Evidence(
+            video=as_input(text, source=source),
+            policy=policy,
+            scores=scores,
+            route=self.router.route(scores, policy, scored.coverage),
+            coverage=scored.coverage,
+        )
+
+
+def build(config: classifier.Config) -> Screener:
+    """Load classifier and calibration from one checkpoint folder.
+
+    Raises:
+        InvalidConfig: the checkpoint is not usable.
+        CalibrationMismatch: the calibration is not readable, or was fitted for other weights.
+    """
+    built = classifier.build(config)
+    folder = config.folder or Path(str(resources.files("fast_path").joinpath("weights", "text")))
+    calibrator = FileCalibrator(CalibrationFile.load(folder / model.CALIBRATION))
+    return Screener(
+        classifier=built,
+        calibrator=calibrator,
+        router=router.build(router.Config(thresholds=calibrator.thresholds)),
+    )
 
 
 def as_input(text: str, *, source: str = "text") -> Video:
@@ -18,32 +79,12 @@ def as_input(text: str, *, source: str = "text") -> Video:
     return Video(source=source, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data), data=data)
 
 
-def evidence(
-    text: str,
-    scored: TextScores,
-    policy: Policy,
-    *,
-    by: Router | None = None,
-    judgement: Judgement | None = None,
-    source: str = "text",
-) -> Evidence:
-    """Return everything known of one text, ready for `guard.verdict.decide`."""
-    chosen = by or router.build(router.Config())
+def _with(evidence: Evidence, judgement: Judgement | None) -> Evidence:
     return Evidence(
-        video=as_input(text, source=source),
-        policy=policy,
-        scores=(scored.scores,),
-        route=chosen.route((scored.scores,), policy, scored.coverage),
-        coverage=scored.coverage,
+        video=evidence.video,
+        policy=evidence.policy,
+        scores=evidence.scores,
+        route=evidence.route,
+        coverage=evidence.coverage,
         judgement=judgement,
     )
-
-
-def screen(
-    texts: Sequence[str], policy: Policy, classifier: TextClassifier, *, by: Router | None = None
-) -> list[Verdict]:
-    """Screen texts without a slow path; what that leaves open is `review` or `undecided`, never `allow`."""
-    return [
-        decide(evidence(text, scored, policy, by=by))
-        for text, scored in zip(texts, classifier.score(texts), strict=True)
-    ]

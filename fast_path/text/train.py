@@ -14,12 +14,17 @@ from typing import Any
 
 import numpy as np
 
+from fast_path import calibrate as risk
 from fast_path.text import model as stored
 from fast_path.text.card import render_card
+from fast_path.text.classifier import TextClassifier
 from fast_path.text.datasets import TRAINING_SOURCES, training_rows
 from fast_path.text.fit import Corpus, FitConfig, calibrate, corpus, cross_fit, fit
 from fast_path.text.model import LinearModel
 from guard.errors import InvalidManifest
+
+MISS_RATE, FALSE_BLOCK_RATE = 0.05, 0.02
+"""Of each category: the share of violating texts that may be cleared, and of other texts that may be blocked."""
 
 
 def train_text(
@@ -32,8 +37,8 @@ def train_text(
 ) -> LinearModel:
     """Train on the train rows under `data_dir` and write a checkpoint folder to `out`.
 
-    Calibration is fitted on out-of-fold scores of the training rows, so no row is needed for it alone. `seed` moves the
-    folds of the calibration; the weights are the optimum of a convex problem and do not depend on it.
+    Calibration and thresholds come from out-of-fold scores of the training rows, so no row is needed for them alone.
+    `seed` moves those folds; the weights are the optimum of a convex problem and do not depend on it.
 
     Raises:
         InvalidManifest: a file is absent or damaged, or a source is for measuring only.
@@ -53,7 +58,8 @@ def digest(data_dir: Path, sources: Sequence[str]) -> dict[str, str]:
 
 
 def _train(data: Corpus, out: Path, config: FitConfig, files: dict[str, str]) -> LinearModel:
-    slope, offset = calibrate(cross_fit(data, config), data.labels)
+    held_out = cross_fit(data, config)
+    slope, offset = calibrate(held_out, data.labels)
     model = replace(fit(data, np.arange(len(data)), config), slope=slope, offset=offset)
     counts = {
         category: {
@@ -70,7 +76,17 @@ def _train(data: Corpus, out: Path, config: FitConfig, files: dict[str, str]) ->
             "files_sha256": files,
         }
     }
-    stored.save(out, model, extra=extra, card=render_card(counts, extra["training"]["rows"]))
+    fingerprint = stored.save(out, model, extra=extra, card=render_card(counts, extra["training"]["rows"]))
+    calibration_set = risk.CalibrationSet(
+        categories=config.categories,
+        scores=model.probability(held_out),
+        labels=data.labels,
+        groups=tuple(row.group for row in data.rows),
+        detector=TextClassifier.name,
+        fingerprint=fingerprint,
+    )
+    fitted = risk.calibrate(calibration_set, fnr=MISS_RATE, fpr=FALSE_BLOCK_RATE, escalate_unproven=True)
+    fitted.save(out / stored.CALIBRATION)
     return model
 
 
