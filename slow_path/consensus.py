@@ -8,10 +8,12 @@ since `guard.verdict` lets two agreeing passes clear a high screening score.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from guard.types import Judgement, RuleCheck, Violated
+
+_OPPOSITE: Mapping[Violated, tuple[Violated, ...]] = {"yes": ("no",), "no": ("yes",), "unsure": ("yes", "no")}
 
 
 def merge(passes: Sequence[Judgement]) -> Judgement:
@@ -46,6 +48,19 @@ def merge(passes: Sequence[Judgement]) -> Judgement:
     return _with_tokens(merged_judgement, passes)
 
 
+def below_floor_unsure(judgement: Judgement, floor: float) -> Judgement:
+    """Return `judgement` with every label below `floor` made unsure: it settles its rule in neither direction.
+
+    A label of unknown confidence stays: where the server tells none, agreement of passes stands in for it.
+    """
+    weak = {c.rule for c in judgement.checks if c.confidence is not None and c.confidence < floor}
+    if not weak:
+        return judgement
+    checks = tuple(replace(c, violated="unsure") if c.rule in weak else c for c in judgement.checks)
+    categories = tuple(rule for rule in judgement.categories if rule not in weak)
+    return replace(judgement, checks=checks, categories=categories, severity=judgement.severity if categories else 0)
+
+
 def with_cost_of(judgement: Judgement, others: Sequence[Judgement]) -> Judgement:
     """Return `judgement` with the tokens of the abandoned `others` added: they were paid for as well."""
     return _with_tokens(judgement, [judgement, *others])
@@ -73,11 +88,11 @@ def _merge_rule(rule: str, votes: Sequence[Judgement]) -> tuple[RuleCheck, int]:
 
 
 def _confidence(label: Violated, checks: Sequence[RuleCheck]) -> float | None:
-    """Return the mean probability of `label` over the votes; a vote for another label gives it what that one left.
+    """Return the mean probability of `label` over the votes; a vote for the opposite gives it what that one left.
 
-    Votes yes 0.9, yes 0.8, no 0.7 give yes (0.9 + 0.8 + 0.3) / 3 = 0.67: below the floor that settles a rule.
+    Votes yes 0.9, yes 0.8, no 0.7 give yes (0.9 + 0.8 + 0.3) / 3 = 0.67, below the floor that settles a rule: looks
+    that contradict each other leave it to a person. A vote for unsure abstains: yes 0.9, yes 0.8, unsure 0.9 give 0.85.
     """
-    known = [(c.violated, c.confidence) for c in checks if c.confidence is not None]
-    if len(known) != len(checks):
-        return None
-    return sum(p if given == label else 1.0 - p for given, p in known) / len(known)
+    known = [(c.violated, c.confidence) for c in checks if c.violated in (label, *_OPPOSITE.get(label, ()))]
+    values = [p if given == label else 1.0 - p for given, p in known if p is not None]
+    return sum(values) / len(values) if values and len(values) == len(known) else None

@@ -48,7 +48,8 @@ class JudgeSettings:
     clear_at: float = 0.95
     """Probability of "no" at which the yes/no question alone clears a rule."""
     floor: float = SLOW_CONFIDENCE_FLOOR
-    """A label below this confidence asks for further passes."""
+    """A label below this confidence asks for further passes, and settles nothing if they leave it there; a calibrated
+    one comes from `slow_path.calibration`."""
     answer_attempts: int = 2
     """Samples tried where an answer is malformed or contradicts itself."""
     deadline_seconds: float = 110.0
@@ -115,7 +116,7 @@ class VlmJudge:
     def _salvaged(self, passes: _Passes, code: FailureCode) -> Judgement:
         """Return what the passes before a failure say: one pass can settle a rule, though not clear a high score."""
         if passes.done:
-            return consensus.merge(passes.done)
+            return consensus.below_floor_unsure(consensus.merge(passes.done), self.settings.floor)
         return answer.failed(code, engine=self.name)
 
     async def _judge_one(self, case: Case, passes: _Passes) -> Judgement:
@@ -130,7 +131,7 @@ class VlmJudge:
         passes.done.append(await self._reason(view, attempt=0))
         if not self._settled(passes.done[0], likelihood, case):
             await self._further_passes(case, passes)
-        return consensus.merge(passes.done)
+        return consensus.below_floor_unsure(consensus.merge(passes.done), self.settings.floor)
 
     async def _further_passes(self, case: Case, passes: _Passes) -> None:
         async def one(attempt: int) -> None:

@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from guard.types import Judgement, RuleCheck, Violated
 from slow_path.answer import failed
-from slow_path.consensus import merge
+from slow_path.consensus import below_floor_unsure, merge
 from slow_path.failures import FailureCode
 
 
@@ -46,6 +46,8 @@ def test_a_tie_is_unsure() -> None:
 def test_confidence_is_lowered_by_dissent() -> None:
     merged = merge([judged(["yes"], 0.9), judged(["yes"], 0.8), judged(["no"], 0.7)])
     assert merged.checks[0].confidence == pytest.approx((0.9 + 0.8 + 0.3) / 3)
+    abstained = merge([judged(["yes"], 0.9), judged(["yes"], 0.8), judged(["unsure"], 0.9)])
+    assert abstained.checks[0].confidence == pytest.approx(0.85)
     assert merge([judged(["yes"], None), judged(["yes"], 0.8)]).confidence is None
 
 
@@ -55,6 +57,14 @@ def test_failed_passes_have_no_vote_but_cost() -> None:
     assert merged.status == "ok"
     assert merged.passes == 1, "one pass alone clears nothing that the screen found"
     assert merge([broken]).error_code == "vlm_truncated"
+
+
+def test_a_label_below_the_floor_settles_nothing() -> None:
+    weak = below_floor_unsure(judged(["yes", "no"], 0.6), 0.7)
+    assert [c.violated for c in weak.checks] == ["unsure", "unsure"]
+    assert (weak.categories, weak.severity) == ((), 0)
+    assert below_floor_unsure(judged(["yes"], 0.8), 0.7).categories == ("r0",)
+    assert below_floor_unsure(judged(["yes"], None), 0.7).categories == ("r0",)
 
 
 def test_nothing_to_merge_is_an_error() -> None:

@@ -87,14 +87,14 @@ def test_a_rule_that_the_screen_found_violated_is_asked_as_well() -> None:
     assert {c.rule for c in judgement.checks} == set(RULES)
 
 
-@pytest.mark.parametrize("first", [says("unsure"), says("no", p=0.6)])
+@pytest.mark.parametrize("first", [says("unsure"), says("yes", p=0.6)])
 def test_an_unsure_answer_asks_twice_more_over_other_frames(first: Any) -> None:
     given = case(count=40)
     settings = dataclasses.replace(REASON, budget=FrameBudget(frames=6))
     judgement, engine = run([first, says("yes"), says("yes")], settings, given)
     assert len(engine.requests) == 3
     assert judgement.categories == ("illegal.fire",)
-    assert judgement.passes == 2
+    assert judgement.passes >= 2
     labels = [tuple(p.text for p in r.parts if isinstance(p, TextPart)) for r in engine.requests]
     assert len(set(labels)) == 3, "each pass shows frames at other times"
     assert [r.temperature for r in engine.requests] == [0.0, 0.7, 0.7]
@@ -106,8 +106,9 @@ def test_a_high_screen_score_is_cleared_by_two_agreeing_passes_alone() -> None:
     judgement, engine = run([says("no"), says("no"), says("no")], given=high)
     assert len(engine.requests) == 3
     assert judgement.passes == 3
-    alone, _ = run([says("no"), says("yes"), says("yes")], given=high)
-    assert alone.categories == ("illegal.fire",)
+    torn, _ = run([says("no"), says("yes"), says("yes")], given=high)
+    labels = {check.rule: check.violated for check in torn.checks}
+    assert labels == {"illegal.fire": "unsure", "violence": "no"}, "looks that contradict each other settle nothing"
     broken, _ = run([says("no"), EngineFailure(FailureCode.UNAVAILABLE, "down")], given=high)
     assert broken.passes == 1, "guard.verdict then keeps the screen's finding"
 
@@ -154,7 +155,7 @@ def test_reasons_that_contradict_the_yes_no_question_ask_again() -> None:
     steps = [word("yes"), word("yes"), says("no", "no"), says("yes", "yes"), says("yes", "yes")]
     judgement, engine = run(steps, JudgeSettings())
     assert len(engine.requests) == 5
-    assert set(judgement.categories) == set(RULES)
+    assert {c.violated for c in judgement.checks} == {"unsure"}
 
 
 def test_score_mode_never_asks_for_reasons() -> None:
