@@ -110,6 +110,19 @@ def test_every_frame_called_disposable_cannot_hide_anything(reader):
     assert result.coverage.frames_scored > 3
 
 
+@pytest.mark.parametrize("burst_frames", [1, 4])
+def test_what_is_shown_in_disposable_frames_only_is_seen(reader, burst_frames):
+    def draw(number):  # dark in the frames that others refer to, bright in the 15 of 16 that can be left out
+        return np.full((64, 96, 3), 20 if number % 16 == 0 else 230, dtype=np.uint8)
+
+    fixed = {"bf": "15", "b-pyramid": "none", "b-adapt": "0", "sc_threshold": "0", "g": "600", "weightp": "0"}
+    clip = media.render(frames=600, size=(96, 64), draw=draw, options=fixed)
+    kept, result = read(reader, clip, needs=SamplingNeeds(burst_frames=burst_frames), sampling=SamplingConfig(seed=1))
+    bright = np.mean([image.mean() > 128 for image in kept.images])
+    assert bright > 0.4, "15 of 16 frames are bright; extra bursts after a change may add dark ones"
+    assert not result.coverage.full_decode, "seen without decoding everything"
+
+
 def test_time_running_out_keeps_what_there_is(reader, long_clip):
     kept, result = read(reader, long_clip, Kept(ticks=700))
     assert 0 < len(kept.pts) < 10

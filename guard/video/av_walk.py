@@ -10,7 +10,7 @@ from guard.types import Float32Array
 from guard.video.av_container import Scan
 from guard.video.av_frame import Painter, difference, luma_signature
 from guard.video.outcome import Walked
-from guard.video.picking import Picked, Picker
+from guard.video.picking import Picked, Picker, nearest_times
 from guard.video.reader import BudgetSpent, ReadRequest, Sink, WatchedFile
 from guard.video.sampling import Burst
 from guard.video.timeline import SettledTimeline
@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from av.packet import Packet
     from av.video.frame import VideoFrame
     from av.video.stream import VideoStream
+
+_SKIPPABLE = frozenset({"h264", "mpeg4", "mpeg2video", "mpeg1video"})
+"""Decoders that leave out unneeded frames packet by packet. Absent on purpose: dav1d decides once for the whole stream,
+and in HEVC a frame that its own temporal layer does not need may be needed by the next."""
 
 
 class Walk:
@@ -46,6 +50,8 @@ class Walk:
         self._jumps = (
             settled.reliable and request.task in ("sample", "times") and not (thorough and request.task == "sample")
         )
+        skips = not thorough and settled.reliable
+        self._needed = nearest_times(bursts, settled.times) if skips and bursts is not None else None
         needs = request.needs
         self._extra = Burst(start_seconds=0.0, frames=needs.burst_frames, spacing_seconds=needs.burst_spacing_seconds)
         self._extras_left = request.sampling.max_extra_bursts if request.task == "sample" else 0
@@ -77,7 +83,6 @@ class Walk:
         context.thread_type = "NONE"
         context.options = {"max_pixels": str(self._request.limits.max_pixels)}
         if not self._thorough:
-            context.skip_frame = "NONREF"
             context.options = context.options | {"skip_loop_filter": "all"}
 
     def _feed(self, stream: VideoStream, packets: Iterable[Packet[VideoStream]]) -> bool:
@@ -92,6 +97,7 @@ class Walk:
                 jumped = False
                 if self._picker is not None:
                     self._picker.forget_held()
+            self._leave_out_unneeded(stream, index)
             self._decode(stream, packet)
             if self._picker is None:
                 continue
@@ -104,6 +110,16 @@ class Walk:
                     resume_at, jumped, self._not_before = key_index, True, key_seconds - 1e-6
         self._decode(stream, None)
         return skipped
+
+    def _leave_out_unneeded(self, stream: VideoStream, index: int) -> None:
+        """Let the decoder drop the packet if no frame refers to it, unless it is the very frame that the plan asks for.
+
+        Were all such frames dropped, an uploader could show a film in them, and something harmless in the others.
+        """
+        if self._needed is None or stream.codec_context.codec.name not in _SKIPPABLE:
+            return
+        wanted = self._found.timeline.pts[index] in self._needed
+        stream.codec_context.skip_frame = "DEFAULT" if wanted else "NONREF"
 
     def _decode(self, stream: VideoStream, packet: Packet[VideoStream] | None) -> None:
         import av

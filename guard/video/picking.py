@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -18,6 +19,20 @@ class Picked(Generic[T]):
     frame: T
     pts_seconds: float
     burst: int
+
+
+def nearest_times(bursts: Sequence[Burst], times: Sequence[float]) -> frozenset[float]:
+    """Return, for every wanted time, the nearest of the increasing `times`: the frames that must be delivered.
+
+    With frames at 0, 0.04 and 0.08 s, one wanted at 0.05 s asks for that at 0.04 s.
+    """
+    nearest = set()
+    for burst in bursts if times else ():
+        for within in range(burst.frames):
+            wanted = burst.start_seconds + within * burst.spacing_seconds
+            after = bisect_left(times, wanted)
+            nearest.add(min(times[max(after - 1, 0) : after + 1], key=lambda time: abs(time - wanted)))
+    return frozenset(nearest)
 
 
 class Picker(Generic[T]):
