@@ -8,6 +8,7 @@ import json
 import math
 import os
 import platform
+import re
 import sys
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -255,7 +256,9 @@ def about(detector: Detector, found: Scored | None = None) -> dict[str, Any]:
 def save(path: Path, result: Mapping[str, Any]) -> None:
     """Write JSON without NaN."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text(json.dumps(_plain(result), indent=1, allow_nan=False) + "\n")
+    text = json.dumps(_plain(result), indent=1, allow_nan=False)
+    flat = re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda inner: re.sub(r"\s*\n\s*", " ", inner[0]), text)  # innermost on one line
+    path.write_text(flat + "\n")
     tell(f"wrote {path.name}")
 
 

@@ -1,0 +1,359 @@
+"""A short violation in five minutes of clean footage: how short may it be, and how often does clean footage alarm?
+
+    python benchmarks/needle.py --data DIR [--repeats 24] [--dense-repeats 8]
+
+Clean footage is the benign clips of the split, centre-cropped to one size and re-encoded at one rate, in random order;
+where they do not fill five minutes they come again, mirrored. The needle is a piece of a violating clip, at a random place
+of the clip (`random`: the piece may show nothing of the event, labels are per clip) or around the moment that the
+detector scores highest when it sees the clip alone (`peak`: what is left is what sampling and pooling lose).
+
+Found means: the score of the video reaches the threshold, and so does a moment within the needle, give or take the
+sampling gap. `loud` counts videos whose score reaches it, wherever from. Thresholds are `clear_below` (below it the fast
+path lets a video pass) and `block_at` of the calibration that ships with the weights, or of one fitted to this split.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from pathlib import Path
+from typing import Any
+
+import av
+import common
+import cv2
+import numpy as np
+from common import Scored, Scorer, interval, kept_file, tell, wilson
+
+from fast_path import dataset, metrics
+from fast_path.calibrate import CalibrationSet, calibrate
+from fast_path.calibration import FileCalibrator, load_calibrators
+from guard.errors import InfeasibleTarget, InputError
+from guard.segments import segments_of
+from guard.types import Scores, Thresholds, UInt8Array
+from guard.video.sampling import SamplingConfig
+
+FPS, SIZE = 25, (416, 256)  # width and height: most clips are 256 px on their short side
+LENGTHS = (0.2, 0.5, 1.0, 2.0, 5.0)
+ENCODER = {"bf": "0", "g": str(FPS), "keyint_min": str(FPS), "sc_threshold": "0", "x264-params": "repeat-headers=1"}
+"""A key frame each second and no reordering: footage can then be cut and joined without another encode."""
+DENSE_GAP = 0.05
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Piece:
+    """One encoded stretch: packets by second, each second starting with a key frame."""
+
+    path: Path
+    seconds: float
+
+
+def fitted(image: UInt8Array, mirrored: bool) -> UInt8Array:
+    """Scale and crop to the one size; nothing is padded."""
+    width, height = SIZE
+    scale = max(width / image.shape[1], height / image.shape[0])
+    new = (max(width, round(image.shape[1] * scale)), max(height, round(image.shape[0] * scale)))
+    big = cv2.resize(image, new, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
+    top, left = (new[1] - height) // 2, (new[0] - width) // 2
+    cut = big[top : top + height, left : left + width]
+    return cut[:, ::-1] if mirrored else cut
+
+
+def resampled(path: Path, start: float, seconds: float | None, mirrored: bool = False) -> Iterator[UInt8Array]:
+    """Yield frames at the one rate, each the last one shown by then."""
+    number, last = 0, None
+    for now, image in common.read_frames(path):
+        while last is not None and start + number / FPS < now - 1e-6:
+            if seconds is not None and number >= round(seconds * FPS):
+                return
+            yield fitted(last, mirrored)
+            number += 1
+        last = image
+    wanted = number + 1 if seconds is None else round(seconds * FPS)
+    while last is not None and number < wanted:
+        yield fitted(last, mirrored)
+        number += 1
+
+
+def piece(cache: Path, row: dataset.Row, start: float = 0.0, seconds: float | None = None, mirrored: bool = False) -> Piece:
+    def make(target: Path) -> None:
+        common.encode(resampled(row.path, start, seconds, mirrored), target, FPS, options=ENCODER)
+
+    path = kept_file(cache, ["piece-1", row.sha256, f"{start:.3f}", seconds, mirrored, SIZE, FPS], make)
+    with av.open(str(path)) as container:
+        return Piece(path=path, seconds=container.streams.video[0].frames / FPS)
+
+
+def packets(made: Piece) -> list[tuple[bytes, bool]]:
+    with av.open(str(made.path)) as container:
+        return [(bytes(p), p.is_keyframe) for p in container.demux(container.streams.video[0]) if p.size]
+
+
+def joined(parts: Sequence[list[tuple[bytes, bool]]], template: Piece, target: Path) -> None:
+    """Write packets one after the other, a frame every 1 / FPS seconds."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with av.open(str(template.path)) as source, av.open(str(target), "w", format="mp4") as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        base = Fraction(1, FPS * 512)
+        for number, (data, key) in enumerate(packet for part in parts for packet in part):
+            packet = av.Packet(data)
+            packet.pts = packet.dts = number * 512
+            packet.time_base, packet.stream, packet.is_keyframe, packet.duration = base, stream, key, 512
+            out.mux(packet)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Haystack:
+    """Clean footage, and where a needle was put into it."""
+
+    path: Path
+    seconds: float
+    start_seconds: float | None = None
+    """Where the needle begins; None without one."""
+
+
+def haystack(cache: Path, clean: Sequence[Piece], seconds: float, needle: Piece | None, rng: np.random.Generator) -> Haystack:
+    """Join clean pieces in random order up to `seconds`, and put the needle before a random second."""
+    order = [clean[i] for i in rng.permutation(len(clean))]
+    place = float(rng.random())
+    marks = ["hay-1", seconds, needle.path.name if needle else "", place, *(p.path.name for p in order)]
+    chunks = [chunk for made in order for chunk in by_second(packets(made))]
+    kept, total = [], 0
+    for chunk in chunks:
+        if total >= seconds * FPS:
+            break
+        kept.append(chunk)
+        total += len(chunk)
+    at = int(place * (len(kept) + 1))
+    start = sum(len(chunk) for chunk in kept[:at]) / FPS
+    if needle is not None:
+        kept = [*kept[:at], packets(needle), *kept[at:]]
+    path = kept_file(cache, marks, lambda target: joined(kept, order[0], target))
+    length = sum(len(chunk) for chunk in kept) / FPS
+    return Haystack(path=path, seconds=length, start_seconds=start if needle else None)
+
+
+def by_second(stream: list[tuple[bytes, bool]]) -> list[list[tuple[bytes, bool]]]:
+    starts = [i for i, (_, key) in enumerate(stream) if key]
+    return [stream[a:b] for a, b in zip(starts, [*starts[1:], len(stream)], strict=True)]
+
+
+def thresholds_of(found: Scored, scorer: Scorer, rate: float) -> tuple[FileCalibrator, str]:
+    """Return the shipped calibration where it fits, otherwise one fitted to this split."""
+    shipped = load_calibrators(None, [scorer.detector]).get(scorer.detector.name)
+    if isinstance(shipped, FileCalibrator):
+        return shipped, "shipped"
+    data = CalibrationSet(
+        categories=found.categories, scores=found.scores, labels=found.labels, groups=tuple(found.groups),
+        detector=scorer.detector.name, fingerprint=scorer.detector.fingerprint,
+    )  # fmt: skip
+    try:
+        return FileCalibrator(calibrate(data, budget=rate)), f"fitted to this split, budget {rate}"
+    except InfeasibleTarget:
+        file = calibrate(data, fnr=rate, fpr=rate, escalate_unproven=True)
+        return FileCalibrator(file), f"fitted to this split, both risks {rate}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Trial:
+    """What one video with a needle gave, by kind of threshold."""
+
+    category: str
+    score: float
+    found: dict[str, bool]
+    loud: dict[str, bool]
+
+
+def limits_of(thresholds: Thresholds) -> dict[str, float]:
+    return {"clear_below": thresholds.clear_below, "block_at": thresholds.block_at}
+
+
+def trial(scores: Scores, hay: Haystack, needle_seconds: float, category: str, limits: dict[str, float], gap: float) -> Trial:
+    column = scores.categories.index(category)
+    assert hay.start_seconds is not None
+    near = (scores.moment_seconds >= hay.start_seconds - gap) & (
+        scores.moment_seconds <= hay.start_seconds + needle_seconds + gap
+    )
+    video = float(scores.probability[column])
+    peak = float(scores.per_moment[near, column].max(initial=0.0))
+    return Trial(
+        category=category,
+        score=video,
+        found={name: video >= limit and peak >= limit for name, limit in limits.items()},
+        loud={name: video >= limit for name, limit in limits.items()},
+    )
+
+
+def start_of(row: dataset.Row, seconds: float, kind: str, scorer: Scorer, category: str, rng: np.random.Generator) -> float:
+    """Return where in the clip the needle begins."""
+    room = max(0.0, dataset.duration_seconds(row) - seconds)
+    if kind == "random":
+        return float(rng.uniform(0, room))
+    scores = scorer.score(row.path)
+    peak = scores.moment_seconds[int(np.argmax(scores.per_moment[:, scores.categories.index(category)]))]
+    return float(np.clip(peak - seconds / 2, 0, room))
+
+
+class Search:
+    """Runs trials with one sampling."""
+
+    def __init__(self, options: argparse.Namespace, scorer: Scorer, calibrator: FileCalibrator, clean: Sequence[Piece]) -> None:
+        self.options, self.scorer, self.calibrator, self.clean = options, scorer, calibrator, clean
+
+    def calibrated(self, path: Path) -> Scores:
+        return self.calibrator.apply(self.scorer.score(path))
+
+    def recall(self, rows: Sequence[dataset.Row], categories: Sequence[str], kind: str, repeats: int, clip_scorer: Scorer) -> dict[str, Any]:
+        """Return recall by length. Needles are the same over lengths and samplings: only the piece's length differs."""
+        result = {}
+        clean_scores = [self.calibrated(hay.path) for hay in self.cleans()]
+        for seconds in self.options.lengths:
+            trials = []
+            for repeat in range(repeats):
+                rng = np.random.default_rng([11, repeat])
+                row = rows[repeat % len(rows)]
+                category = next(c for c in categories if dataset.targets([row], [c])[0, 0] > 0)
+                start = start_of(row, seconds, kind, clip_scorer, category, rng)
+                needle = piece(self.options.cache, row, start, seconds)
+                hay = haystack(self.options.cache, self.clean, self.options.minutes * 60, needle, rng)
+                limits = limits_of(self.calibrator.thresholds[category])
+                gap = self.scorer.sampling.max_gap_seconds
+                trials.append(trial(self.calibrated(hay.path), hay, seconds, category, limits, gap))
+                tell(f"needle {kind} gap {gap} {seconds} s: {repeat + 1}/{repeats}")
+            result[str(seconds)] = {"all": shares(trials), "auroc_against_clean": separation(trials, clean_scores)} | {
+                c: shares([t for t in trials if t.category == c]) for c in categories if any(t.category == c for t in trials)
+            }
+        return result
+
+    def cleans(self) -> list[Haystack]:
+        """Return videos of clean footage alone."""
+        return [
+            haystack(self.options.cache, self.clean, self.options.minutes * 60, None, np.random.default_rng([13, i]))
+            for i in range(self.options.cleans)
+        ]
+
+    def false_alarms(self, unique: Sequence[Piece]) -> dict[str, Any]:
+        """Return alarms per hour on the footage, each clip seen once, and the share of long videos that alarm."""
+        hours = sum(made.seconds for made in unique) / 3600
+        alone = [self.calibrated(made.path) for made in unique]
+        long = [self.calibrated(hay.path) for hay in self.cleans()]
+        result: dict[str, Any] = {"clips": len(unique), "minutes": hours * 60, "long_videos": len(long)}
+        for category in self.scorer.detector.categories:
+            column = alone[0].categories.index(category)
+            entry = {}
+            for name, limit in limits_of(self.calibrator.thresholds[category]).items():
+                counts = np.asarray(
+                    [len(segments_of(s, {category: limit}, duration_seconds=m.seconds)) for s, m in zip(alone, unique, strict=True)]
+                )
+                lengths = np.asarray([m.seconds for m in unique]) / 3600
+                draws = [
+                    float(counts[d].sum() / lengths[d].sum())
+                    for d in common.group_draws([str(i) for i in range(len(counts))], self.options.draws)
+                ]
+                entry[name] = {
+                    "threshold": limit,
+                    "alarms_per_hour": float(counts.sum() / hours),
+                    "interval": interval(draws),
+                    "long_videos_loud": int(sum(s.probability[column] >= limit for s in long)),
+                }
+            result[category] = entry
+        return result
+
+
+def shares(trials: Sequence[Trial]) -> dict[str, Any]:
+    n = len(trials)
+    made: dict[str, Any] = {"n": n}
+    for name in ("clear_below", "block_at"):
+        found, loud = (sum(getattr(t, kind)[name] for t in trials) for kind in ("found", "loud"))
+        made[name] = {"found": found / n, "interval": wilson(found, n), "loud": loud / n}
+    return made
+
+
+def separation(trials: Sequence[Trial], clean: Sequence[Scores]) -> float:
+    """Return how well the score tells videos with a needle from clean ones: mean AUROC over categories, by trials."""
+    values, weights = [], []
+    for category in sorted({t.category for t in trials}):
+        with_needle = [t.score for t in trials if t.category == category]
+        without = [float(s.probability[s.categories.index(category)]) for s in clean]
+        truth = np.r_[np.ones(len(with_needle), bool), np.zeros(len(without), bool)]
+        values.append(metrics.auroc(truth, np.r_[with_needle, without]))
+        weights.append(len(with_needle))
+    return float(np.average(values, weights=weights))
+
+
+def interleaved(rows: Sequence[dataset.Row], categories: Sequence[str]) -> list[dataset.Row]:
+    """Return violating clips, the categories taking turns, one group after the other."""
+    queues = []
+    for category in categories:
+        mine = [row for row in rows if dataset.targets([row], [category])[0, 0] > 0]
+        order = np.random.default_rng(5).permutation(len(mine))
+        queues.append([mine[i] for i in order])
+    longest = max(map(len, queues), default=0)
+    return [queue[i] for i in range(longest) for queue in queues if i < len(queue)]
+
+
+def usable(cache: Path, rows: Sequence[dataset.Row], mirrored: bool = False) -> list[Piece]:
+    made = []
+    for row in rows:
+        try:
+            made.append(piece(cache, row, mirrored=mirrored))
+        except (InputError, av.error.FFmpegError):
+            tell(f"left out {row.path.name}")
+    return made
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = common.parser(__doc__, "needle")
+    parser.add_argument("--minutes", type=float, default=5.0)
+    parser.add_argument("--lengths", type=float, nargs="+", default=list(LENGTHS))
+    parser.add_argument("--repeats", type=int, default=24, help="videos per length at the default gap")
+    parser.add_argument("--dense-repeats", type=int, default=8, help="videos per length at every frame")
+    parser.add_argument("--cleans", type=int, default=6, help="long videos without a needle")
+    parser.add_argument("--budget", type=float, default=0.3, help="where no calibration ships: escalated share to fit for")
+    options = parser.parse_args(argv)
+    detector = common.build_detector(options)
+    rows = common.rows_of(options)
+    benign = [row for row in rows if not row.labels]
+    unique = usable(options.cache, benign)
+    clean = list(unique)
+    if sum(made.seconds for made in unique) < options.minutes * 60:
+        clean += usable(options.cache, benign, mirrored=True)
+    violating = interleaved(rows, detector.categories)
+    with (
+        Scorer(detector, options.cache) as default,
+        Scorer(detector, options.cache, SamplingConfig(max_gap_seconds=DENSE_GAP)) as dense,
+    ):
+        found = default.table(rows)
+        calibrator, origin = thresholds_of(found, default, options.budget)
+        usual, every = (Search(options, scorer, calibrator, clean) for scorer in (default, dense))
+        result = {
+            **common.about(detector, found),
+            "clean_minutes_unique": sum(made.seconds for made in unique) / 60,
+            "video_minutes": options.minutes,
+            "calibration": {"origin": origin, "id": calibrator.id, "thresholds": {c: limits_of(t) for c, t in calibrator.thresholds.items()}},
+            "default_gap": {
+                "gap_seconds": default.sampling.max_gap_seconds,
+                "random": usual.recall(violating, detector.categories, "random", options.repeats, default),
+                "peak": usual.recall(violating, detector.categories, "peak", options.repeats, default),
+                "false_alarms": usual.false_alarms(unique),
+            },
+            "every_frame": {
+                "gap_seconds": DENSE_GAP,
+                "peak": every.recall(violating, detector.categories, "peak", options.dense_repeats, default),
+                "false_alarms": every.false_alarms(unique),
+            },
+        }
+    common.save(options.out, result)
+    lines = {
+        f"{where}, {kind} piece, {name}": (options.lengths, [result[where][kind][str(s)]["all"][name]["found"] for s in options.lengths])
+        for where, kind in (("default_gap", "random"), ("default_gap", "peak"), ("every_frame", "peak"))
+        for name in ("clear_below", "block_at")
+    }
+    labels = ("seconds of the violating piece in five minutes", "share found")
+    common.line_chart(options.plots / "needle.svg", "Needle in clean footage", labels, lines)
+
+
+if __name__ == "__main__":
+    main()
