@@ -75,11 +75,9 @@ def detector_of(name: str | None, folder: Path | None) -> Detector:
         InvalidConfig: the checkpoint is absent or does not fit.
     """
     if folder is None:
-        found: Detector = plugins.load("detector", name or "tiny")
-        return found
+        return _load(name or "tiny")
     encoder = checkpoint.load(folder).config["encoder"].get("name", "tiny")
-    found = plugins.load("detector", name or ("tiny" if encoder == "tiny" else "probe"), weights=folder)
-    return found
+    return _load(name or ("tiny" if encoder == "tiny" else "probe"), weights=folder)
 
 
 def rows_of(manifest: Path, split: str) -> list[Row]:
@@ -152,6 +150,11 @@ def fit(scored: Scored, target: Target) -> CalibrationFile:
         delta=target.delta,
         escalate_unproven=target.escalate_unproven,
     )
+
+
+def _load(name: str, **settings: Path) -> Detector:
+    found: Detector = plugins.load("detector", name, **settings)
+    return found
 
 
 def _score_one(row: Row, detector: Detector, decoder: SandboxedDecoder) -> Float32Array | ErrorInfo:

@@ -44,7 +44,7 @@ def render_clips(folder: Path) -> list[Expected]:
     shutil.copyfile(folder / "flashing-6hz.mp4", folder / "reupload.mp4")
     whole = (folder / "ball.mp4").read_bytes()
     (folder / "cut-off.mp4").write_bytes(whole[: len(whole) * 6 // 10])
-    (folder / "notes.txt").write_text("This is not a video, and says so in its results.\n", encoding="utf-8")
+    (folder / "notes.mp4").write_text("This is not a video, and says so in its results.\n", encoding="utf-8")
     return [
         Expected(file="ball.mp4", decisions=("allow", "review"), why="a ball, bouncing"),
         Expected(
@@ -60,7 +60,12 @@ def render_clips(folder: Path) -> list[Expected]:
             flagged="flashing.general",
             why="black and white, 6 times a second",
         ),
-        Expected(file="notes.txt", decisions=("undecided",), error=("unsupported_media_type",), why="text, not video"),
+        Expected(
+            file="notes.mp4",
+            decisions=("undecided",),
+            error=("unsupported_media_type",),
+            why="text under the name of a video",
+        ),
         Expected(file="reupload.mp4", decisions=("block",), flagged="flashing.general", why="the same bytes again"),
         Expected(file="sunset.mp4", decisions=("allow", "review"), why="slow warm colours"),
     ]

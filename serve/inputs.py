@@ -1,7 +1,8 @@
 """From the PATHs of a command line to the list of inputs: every file once, in a fixed order, links never followed.
 
 A path that cannot be an input (missing, a link, a device) stays in the list and carries its error, so that it gets its
-line in the results like every other. What is left out on purpose is counted by reason.
+line in the results like every other. What is left out on purpose is counted by reason: hidden files, and sidecars
+such as a manifest or subtitles, which are text by name and by content. A path that is given itself is always an input.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from dataclasses import dataclass, field
 
 from guard.errors import GuardError, InputError, InputNotFound, InputUnreadable
 from guard.types import ErrorInfo
+from serve.sidecars import is_sidecar
 
 _MAGIC = frozenset("*?[")
 
@@ -81,7 +83,9 @@ class Listing:
 
     inputs: tuple[Input, ...]
     left_out: dict[str, int] = field(default_factory=dict)
-    """Number of files by reason: hidden, excluded, not_included, other_shard, over_limit, run_directory."""
+    """Number of files by reason: hidden, sidecar, excluded, not_included, other_shard, over_limit, run_directory."""
+    sidecars: tuple[str, ...] = ()
+    """Paths of the sidecars, as shown, in the order met."""
 
 
 def parse_list(content: bytes, *, null: bool) -> list[str]:
@@ -114,7 +118,11 @@ def list_inputs(
     kept = mine if selection.limit is None else mine[: selection.limit]
     walk.left_out["other_shard"] += len(found) - len(mine)
     walk.left_out["over_limit"] += len(mine) - len(kept)
-    return Listing(inputs=tuple(kept), left_out={name: count for name, count in walk.left_out.items() if count})
+    return Listing(
+        inputs=tuple(kept),
+        left_out={name: count for name, count in walk.left_out.items() if count},
+        sidecars=tuple(display(path) for path in walk.sidecars),
+    )
 
 
 def in_shard(path: str, shard: tuple[int, int]) -> bool:
@@ -183,6 +191,7 @@ class _Walk:
 
     def __init__(self, selection: Selection, run_directory: tuple[int, int] | None) -> None:
         self.left_out: Counter[str] = Counter()
+        self.sidecars: list[str] = []
         self._selection = selection
         self._run_directory = run_directory
 
@@ -203,7 +212,8 @@ class _Walk:
         while todo:
             path, status = todo.pop()
             if not stat.S_ISDIR(status.st_mode):
-                if self._wanted(os.path.basename(path), os.path.relpath(path, top)):  # noqa: PTH119
+                relative = os.path.relpath(path, top)
+                if self._wanted(os.path.basename(path), relative) and not self._is_sidecar(path, relative, status):  # noqa: PTH119
                     yield _input(path, status)
                 continue
             if (status.st_dev, status.st_ino) == self._run_directory:
@@ -227,6 +237,14 @@ class _Walk:
             except FileNotFoundError:  # gone since it was listed: there is nothing to report on
                 continue
         return children
+
+    def _is_sidecar(self, path: str, relative: str, status: os.stat_result) -> bool:
+        """Whether to leave a file out as text about media; never one that `--include` asks for."""
+        if self._selection.include or not is_sidecar(path, status):
+            return False
+        self.left_out["sidecar"] += 1
+        self.sidecars.append(path)
+        return True
 
     def _wanted(self, name: str, relative: str) -> bool:
         def matches(globs: tuple[str, ...]) -> bool:

@@ -20,7 +20,7 @@ from guard.errors import InputError
 from guard.types import ErrorInfo, Verdict, Video
 from guard.verdict import failed
 from serve.failures import Exit
-from serve.inputs import Input, Selection, display, list_inputs
+from serve.inputs import Input, Listing, Selection, display, list_inputs
 from serve.meter import TreeMeter
 from serve.progress import Progress
 from serve.results import duplicate_record, record_of, require_format, write_csv, write_parquet
@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from guard.api import Guard
 
 REPORT, SUMMARY = "report.html", "summary.json"
+SIDECARS_NAMED = 1000
+"""Sidecars that the summary names; `left_out` counts them all."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -91,7 +93,7 @@ def run_scan(guard: Guard, request: ScanRequest, progress: Progress) -> ScanOutc
             for record in run.records():
                 yield {**record, "evidence": pictures.get(record["sha256"] or "", record["evidence"])}
 
-        return _finish(guard, run, request, listing.left_out, cost, lines)
+        return _finish(guard, run, request, listing, cost, lines)
 
 
 def share_cores(workers: int) -> None:
@@ -247,7 +249,7 @@ def _finish(
     guard: Guard,
     run: RunDirectory,
     request: ScanRequest,
-    left_out: Mapping[str, int],
+    listing: Listing,
     cost: Cost,
     lines: Callable[[], Iterable[Mapping[str, Any]]],
 ) -> ScanOutcome:
@@ -257,7 +259,13 @@ def _finish(
     counts = tally(lines())
     code = exit_code(counts, request.fail_on)
     categories = [rule.category for rule in guard.policy.active()]
-    summary = {**counts.to_json(), "left_out": dict(left_out), "cost": cost.to_json(), "exit_code": int(code)}
+    summary = {
+        **counts.to_json(),
+        "left_out": dict(listing.left_out),
+        "sidecars": list(listing.sidecars[:SIDECARS_NAMED]),
+        "cost": cost.to_json(),
+        "exit_code": int(code),
+    }
     if "csv" in request.formats:
         write_csv(run.path / "results.csv", lines(), categories)
     if "parquet" in request.formats:

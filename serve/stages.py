@@ -17,7 +17,9 @@ MODES = ("bar", "json", "none")
 class Stages(Protocol):
     """Is called with the name of a stage, how much of it is done, and how much there is."""
 
-    def __call__(self, stage: str, done: int, total: int) -> None: ...
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take one step."""
+        ...
 
     def __enter__(self) -> Self: ...
 

@@ -8,12 +8,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from serve.failures import Exit, failure_of_code
+from serve.terminal import safe
 
 if TYPE_CHECKING:
     from rich.console import Console
 
 DECISIONS = ("block", "review", "undecided", "allow")
 _COLOURS = {"block": "red", "review": "yellow", "undecided": "magenta", "allow": "green"}
+_NAMED = 5
 _FAIL_ON: Mapping[str, tuple[str, ...]] = {"block": ("block",), "review": ("block", "review")}
 
 
@@ -134,8 +136,18 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
                 counts.add_row(name, str(count))
             console.print()
             console.print(counts)
+    if summary.get("sidecars"):
+        console.print()
+        console.print(_sidecar_line(summary), highlight=False, markup=False)
     console.print()
     console.print(_cost_line(summary), highlight=False)
+
+
+def _sidecar_line(summary: Mapping[str, Any]) -> str:
+    names, total = summary["sidecars"], summary["left_out"]["sidecar"]
+    shown = ", ".join(safe(name) for name in names[:_NAMED])
+    more = f" and {total - _NAMED} more" if total > _NAMED else ""
+    return f"Text beside media, left out: {shown}{more}. Give such a file itself to judge it."
 
 
 def _cost_line(summary: Mapping[str, Any]) -> str:

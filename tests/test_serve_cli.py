@@ -32,7 +32,7 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("clips")
     write_clip(folder / "clean.mp4", ball, 1.0)
     write_clip(folder / "flash.mp4", flashing, 1.5)
-    (folder / "note.txt").write_text("plain text")
+    (folder / "note.mp4").write_text("plain text")
     return folder
 
 

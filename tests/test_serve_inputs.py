@@ -12,6 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve.inputs import Input, Selection, display, expand, in_shard, list_inputs, parse_list, path_from_json
+from serve.sidecars import is_text
 
 
 def touch(root: Path, *names: str) -> None:
@@ -37,9 +38,9 @@ def test_directories_are_walked_in_byte_order_depth_first(tmp_path: Path) -> Non
 
 
 def test_every_kind_of_file_is_an_input_but_hidden_ones_are_counted(tmp_path: Path) -> None:
-    touch(tmp_path, "a.txt", "b", ".hidden.mp4", ".git/c.mp4")
+    touch(tmp_path, "a.xyz", "b", ".hidden.mp4", ".git/c.mp4")
     listing = list_inputs([str(tmp_path)])
-    assert [Path(entry.path).name for entry in listing.inputs] == ["a.txt", "b"]
+    assert [Path(entry.path).name for entry in listing.inputs] == ["a.xyz", "b"]
     assert listing.left_out == {"hidden": 2}
     assert names(tmp_path, ".hidden.mp4") == [".hidden.mp4"], "a hidden file that is named is meant"
 
@@ -177,3 +178,46 @@ def test_display_is_text_and_the_path_comes_back(raw: bytes) -> None:
     entry = Input(path=os.fsdecode(raw))
     display(entry.path).encode("utf-8")
     assert path_from_json(entry.source, entry.to_json()) == entry.path
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "left_out"),
+    [
+        ("manifest.jsonl", b'{"path": "a.mp4"}\n', True),
+        ("clip.SRT", "1\n00:00:01,000 --> 00:00:02,000\nÜber\n".encode(), True),
+        ("clip.en.vtt", b"\xef\xbb\xbfWEBVTT\n", True),
+        ("notes.txt", "text".encode("utf-16"), True),
+        ("empty.log", b"", True),
+        ("long.csv", b"a" * 4095 + "ü".encode() + b"\0", True),
+        ("movie.json", b"\0\0\0\x20ftypisom\0\0\x02\0", False),
+        ("movie.txt", b"\x1aE\xdf\xa3\x93B\x82\x88matroska", False),
+        ("gif.md", b"GIF89a\x10\0\x10\0\xf7\0\0", False),
+        ("nul.json", b'{"a": "\0"}', False),
+        ("text.mp4", b"plain text", False),
+        ("noending", b"plain text", False),
+        ("list.m3u8", b"#EXTM3U\n", False),
+    ],
+)
+def test_sidecars_are_text_by_name_and_content(tmp_path: Path, name: str, content: bytes, left_out: bool) -> None:
+    (tmp_path / name).write_bytes(content)
+    listing = list_inputs([str(tmp_path)])
+    assert [Path(entry.path).name for entry in listing.inputs] == [name] * (not left_out)
+    assert listing.left_out == ({"sidecar": 1} if left_out else {})
+    assert [Path(path).name for path in listing.sidecars] == [name] * left_out
+    named = list_inputs([str(tmp_path / name)])
+    assert (len(named.inputs), named.left_out) == (1, {}), "a path that is given is meant"
+    asked = list_inputs([str(tmp_path)], selection=Selection(include=("*",)))
+    assert len(asked.inputs) == 1, "so is one that a filter names"
+
+
+def test_a_link_or_pipe_named_like_a_sidecar_is_still_a_line(tmp_path: Path) -> None:
+    (tmp_path / "real").write_text("text")
+    (tmp_path / "link.json").symlink_to("real")
+    os.mkfifo(tmp_path / "pipe.txt")
+    assert codes(tmp_path) == {"link.json": "input_unreadable", "pipe.txt": "input_unreadable", "real": None}
+
+
+@given(st.text(alphabet=st.characters(blacklist_categories=("Cs", "Cc")), max_size=3000), st.integers(0, 3))
+def test_text_cut_anywhere_is_text(text: str, cut: int) -> None:
+    head = text.encode()
+    assert is_text(head[: len(head) - cut])

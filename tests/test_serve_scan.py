@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from rich.console import Console
 
 from guard.api import Guard
 from guard.config import Settings
@@ -25,6 +26,7 @@ from serve.failures import Exit
 from serve.inputs import Selection
 from serve.progress import SilentProgress
 from serve.scan import ScanOutcome, ScanRequest, run_scan
+from serve.summary import print_summary
 
 SETTINGS = Settings(detectors=("flash",), policy="flashing", workers=1)
 TOML = 'detectors = ["flash"]\npolicy = "flashing"\nworkers = 1\n'
@@ -53,7 +55,7 @@ def folder(clips: Path, tmp_path: Path) -> Path:
     (folder / "broken.mp4").write_bytes((clips / "clean.mp4").read_bytes()[:300])
     (folder / "empty.mp4").touch()
     (folder / "link.mp4").symlink_to("clean.mp4")
-    (folder / "note.txt").write_text("hello")
+    (folder / "note.mp4").write_text("hello")
     os.mkfifo(folder / "pipe.mp4")
     return folder
 
@@ -84,7 +86,7 @@ def test_every_input_has_one_line_in_order(guard: Guard, folder: Path, tmp_path:
         "empty.mp4": ("undecided", "undecodable"),
         "flash.mp4": ("block", None),
         "link.mp4": ("undecided", "input_unreadable"),
-        "note.txt": ("undecided", "unsupported_media_type"),
+        "note.mp4": ("undecided", "unsupported_media_type"),
         "pipe.mp4": ("undecided", "input_unreadable"),
         "gone.mp4": ("undecided", "input_not_found"),
     }
@@ -94,6 +96,23 @@ def test_every_input_has_one_line_in_order(guard: Guard, folder: Path, tmp_path:
     assert outcome.summary["decisions"] == {"block": 2, "review": 0, "undecided": 6, "allow": 1}
     assert json.loads((tmp_path / "run" / "summary.json").read_text()) == outcome.summary
     assert not (tmp_path / "run" / "journal.jsonl").exists()
+
+
+def test_a_manifest_beside_the_clips_is_no_input_and_is_named(
+    guard: Guard, clips: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(clips, tmp_path / "in")
+    (tmp_path / "in" / "manifest.jsonl").write_text('{"path": "clean.mp4", "labels": []}\n')
+    (tmp_path / "in" / "disguised.json").write_bytes((clips / "flash.mp4").read_bytes())
+    outcome = scan(guard, tmp_path / "run", tmp_path / "in")
+    total = len(list(clips.iterdir())) + 1
+    assert (outcome.exit_code, len(lines(tmp_path / "run"))) == (Exit.OK, total)
+    assert found(tmp_path / "run")["disguised.json"] == ("block", None), "media under the name of text is judged"
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert summary["left_out"] == {"sidecar": 1}
+    assert [Path(name).name for name in summary["sidecars"]] == ["manifest.jsonl"]
+    print_summary(summary, Console(width=200))
+    assert "manifest.jsonl" in capsys.readouterr().out
 
 
 def test_lines_are_verdicts_of_the_published_schema(guard: Guard, folder: Path, tmp_path: Path) -> None:

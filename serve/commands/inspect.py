@@ -93,6 +93,7 @@ def limits(as_json: AsJson = False) -> None:
 
 
 def configured_limits() -> Limits:
+    """Return the limits of this process."""
     from guard.api import limits_of
     from guard.config import load_settings
 
