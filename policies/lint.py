@@ -83,7 +83,7 @@ def lint(policy: Policy, configured: Configured | None = None) -> tuple[Finding,
     """
     found = [finding for rule in policy.rules.values() for finding in _rule(rule, policy)]
     if configured is not None:
-        found += [finding for rule in policy.active() for finding in _judged(rule, configured)]
+        found += [finding for rule in policy.active() for finding in _judged(rule, policy, configured)]
     if not policy.active():
         found.append(
             _finding("error", "no_active_rules", "", "no rule is active: every video would be allowed unseen.")
@@ -97,10 +97,10 @@ def unjudgeable(policy: Policy, configured: Configured) -> tuple[str, ...]:
     return tuple(rule.category for rule in policy.active() if not judges(rule, configured))
 
 
-def _judged(rule: Rule, configured: Configured) -> Iterator[Finding]:
+def _judged(rule: Rule, policy: Policy, configured: Configured) -> Iterator[Finding]:
     if judges(rule, configured):
         return
-    partial = sorted(c for c in configured.covered if c != rule.category and taxonomy.covers(rule.category, c))
+    partial = sorted(c for c in configured.covered if claimant(c, policy.rules) == rule.category)
     part = (
         f" Detectors see a part of it ({', '.join(partial)}); their silence does not clear the rest." if partial else ""
     )

@@ -37,8 +37,11 @@ class Resolved:
         return None if self.given == self.category or self.category in taxonomy.categories() else self.given
 
 
-def resolve(name: str, rules: Mapping[str, Rule]) -> Resolved:
+def resolve(name: str, rules: Mapping[str, Rule], *, by_part: bool = False) -> Resolved:
     """Return the category that `name` means: an id, the name of a category or rule, or else a new `custom.<slug>`.
+
+    With `by_part`, the last part of a built-in id will do where it is the only one: `smoke` for `illegal.fire.smoke`.
+    Not so by default, or a new category "Fall", defined as a season, would be taken for people falling.
 
     Raises:
         InvalidPolicy: the name is empty, too long, not encodable, or looks like an id but is none (a likely typo).
@@ -52,6 +55,9 @@ def resolve(name: str, rules: Mapping[str, Rule]) -> Resolved:
     for category, label in _labels(rules):
         if _canonical(label) == key:
             return Resolved(category=category, given=given, known=True)
+    ending = [known for known in taxonomy.categories() if _canonical(known.rpartition(".")[2]) == key]
+    if by_part and len(ending) == 1:
+        return Resolved(category=ending[0], given=given, known=True)
     category = f"{taxonomy.CUSTOM_ROOT}.{slug(given)}"
     return Resolved(category=category, given=given, known=category in rules, close=_closest(given, rules))
 

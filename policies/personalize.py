@@ -93,7 +93,7 @@ def unblock(history: History, name: str, *, below: Base, by: By) -> Outcome:
         InvalidPolicy: nothing is known under that name, or a lock forbids it.
     """
     policy = compose(below, [history.layer()]).policy
-    found = names.resolve(name, policy.rules)
+    found = names.resolve(name, policy.rules, by_part=True)
     if not found.known:
         raise _nothing_called(name, found, policy)
     category = found.category
@@ -135,7 +135,10 @@ def extend(
         raise InvalidPolicy("To extend a rule, give a variant, a definition or an example of what it shall cover.")
     if len(variants) > 1 and (examples or definition.strip()):
         raise InvalidPolicy("A definition or example belongs to one variant; extend by one variant at a time.")
-    resolved = [names.resolve(variant, policy.rules) for variant in variants] or [_widening(policy.rules[base])]
+    short = not definition.strip()  # who defines a variant means their own
+    resolved = [names.resolve(variant, policy.rules, by_part=short) for variant in variants] or [
+        _widening(policy.rules[base])
+    ]
     after: dict[str, Patch | None] = {}
     notes: list[str] = []
     for variant in resolved:

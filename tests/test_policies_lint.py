@@ -148,3 +148,8 @@ def test_every_policy_of_the_library_can_be_compared_with_every_other():
 def test_errors_come_first():
     found = lint(policy(rule("violence", definition=""), rule(blocked=("a",), allowed=("a",))))
     assert [f.level for f in found] == ["error", "note"]
+
+
+def test_a_part_that_is_exempt_is_not_said_to_be_seen():
+    found = lint(policy(rule("violence"), rule("violence.fighting", state="off")), Configured(covered=EMBEDDED))
+    assert "see a part" not in next(f.message for f in found if f.code == "unjudgeable")

@@ -254,3 +254,14 @@ def test_a_judge_that_reads_words_is_told_what_is_exempt(empty):
     assert "violence.fighting" not in told["violence"].subcategories
     assert told["sexual"] == policy.rules["sexual"]
     assert DEFAULT.told() == DEFAULT.active()
+
+
+def test_the_last_part_of_an_id_will_do_unless_the_author_defines_the_word(empty):
+    below = load_policy("screen")
+    assert extend(empty, "illegal.fire", below, variants=["smoke"]).changed == ("illegal.fire.smoke",)
+    own = extend(empty, "illegal.fire", below, variants=["smoke"], definition="Smoke of a barbecue.")
+    assert own.changed == ("custom.smoke",)
+    assert block(empty, "Fall", definition="Scenes of autumn.").changed == ("custom.fall",)
+    assert unblock(empty, "robbery").changed == ("illegal.robbery",)
+    with pytest.raises(InvalidPolicy, match=r"Did you mean 'accidents\.fall'"):
+        block(empty, "Fall")
