@@ -207,7 +207,8 @@ class Scanner:
             self._twins[video.sha256].append(index)
             return True
         original = self._originals.get(video.sha256)
-        if original is None:
+        # The file at that place may have been replaced since, and judged again: its record is then of other content.
+        if original is None or self._run.done[original].sha256 != video.sha256:
             return False
         self._settle(index, duplicate_record(index, entry, self._run.read(original)))
         return True

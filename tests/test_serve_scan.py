@@ -219,6 +219,22 @@ def test_resume_scans_new_files_and_changed_ones_and_keeps_those_that_left(
     assert outcome.summary["cost"]["videos_scored"] == 1, "the changed one; the added one is known content"
 
 
+def test_content_that_moved_to_another_name_keeps_its_own_verdict(guard: Guard, clips: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(clips / "flash.mp4", folder / "a.mp4")
+    scan(guard, tmp_path / "run", folder)
+    (folder / "a.mp4").rename(folder / "z.mp4")
+    shutil.copy(clips / "clean.mp4", folder / "a.mp4")
+    for name in "bcde":  # enough to be judged between the two
+        write_clip(folder / f"{name}.mp4", ball, 0.5 + 0.1 * ord(name) % 1)
+    scan(guard, tmp_path / "run", folder, resume=True)
+    by_name = {Path(r["source"]).name: r for r in lines(tmp_path / "run")}
+    assert by_name["a.mp4"]["decision"] == "allow"
+    assert by_name["z.mp4"]["decision"] == "block", "not the verdict on what now bears its old name"
+    assert by_name["z.mp4"]["sha256"] != by_name["a.mp4"]["sha256"]
+
+
 def test_retry_failed_judges_undecided_inputs_again(guard: Guard, folder: Path, tmp_path: Path) -> None:
     scan(guard, tmp_path / "run", folder)
     (folder / "empty.mp4").unlink()
