@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from guard.errors import InputNotFound, InputUnreadable, InvalidPolicy, PolicyNotFound
+from guard.errors import InputNotFound, InputUnreadable, InvalidPolicy, PolicyNotFound, UsageError
 from guard.types import Exemplar, Policy, RuleState
 from policies import diff as differences
 from policies import golden, load, personalize, text
@@ -52,6 +52,8 @@ class Listed:
     description: str
     kind: str
     """`library`, or the kind of a stored layer."""
+    problem: str = ""
+    """Why a layer cannot be used at present, such as a lock that came later; empty where it can."""
 
 
 def list_policies(store: Path | None = None) -> tuple[Listed, ...]:
@@ -60,7 +62,7 @@ def list_policies(store: Path | None = None) -> tuple[Listed, ...]:
     where = store or default_path()
     if where.exists():
         layers = PolicyStore(where)
-        found += [_listed(layers.effective(h.name).policy, f"{PREFIX}{h.name}", h.kind) for h in layers.layers()]
+        found += [_listed_layer(layers, layer) for layer in layers.layers()]
     return tuple(found)
 
 
@@ -76,7 +78,7 @@ def why(name: str, rule: str, store: Path | None = None) -> str:
     from policies.names import resolve
 
     composed = show(name, store)
-    return composed.why(resolve(rule, composed.policy.rules).category)
+    return composed.why(resolve(rule, composed.policy.rules, by_part=True).category)
 
 
 def lint(
@@ -255,6 +257,17 @@ def write_policy(policy: Policy, file: Path) -> None:
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _listed_layer(store: PolicyStore, layer: History) -> Listed:
+    """A layer that cannot be used is listed all the same, with the reason: whoever mends it must find it."""
+    name, version = f"{PREFIX}{layer.name}", str(layer.version)
+    try:
+        return _listed(store.effective(layer.name).policy, name, layer.kind)
+    except UsageError as error:
+        return Listed(
+            name=name, version=version, hash="", active_rules=0, description="", kind=layer.kind, problem=error.message
+        )
 
 
 def _listed(policy: Policy, name: str, kind: str) -> Listed:

@@ -100,6 +100,23 @@ def test_lint_and_diff_by_name(target):
     assert "unjudgeable" in codes
 
 
+def test_a_layer_that_cannot_be_used_is_listed_with_the_reason(target):
+    from dataclasses import replace
+
+    community = replace(target, layer="acme", kind="community")
+    commands.block("parkour", community, BY, definition="x")
+    commands.unblock("violence", replace(target, layer="alice", below="layer:acme"), BY)
+    commands.lock("violence", community, BY)
+    listed = {found.name: found for found in commands.list_policies(target.store)}
+    assert "locked by 'acme'" in listed["layer:alice"].problem
+    assert listed["layer:alice"].hash == ""
+    assert listed["layer:acme"].problem == ""
+    with pytest.raises(InvalidPolicy, match="locked by 'acme'"):
+        commands.show("layer:alice", target.store)
+    commands.revert(1, replace(target, layer="alice"), BY)  # the way out that the message leads to
+    assert commands.show("layer:alice", target.store).policy.rules["violence"].state == "block"
+
+
 # --- golden sets: the judge is a rule-reading function, so that what a policy says decides what it answers
 
 
