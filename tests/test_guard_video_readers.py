@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 
+import av
 import numpy as np
 import pytest
 
@@ -101,6 +102,41 @@ def test_key_frames_that_are_none_cost_a_second_pass_not_a_hole(reader):
     assert result.coverage.largest_gap_seconds <= 2.0 or not result.coverage.complete
 
 
+@pytest.mark.parametrize(("codec", "container"), [("mpeg4", "mp4"), ("flv", "flv"), ("wmv2", "asf")])
+def test_false_key_frames_cannot_paint_over_what_is_shown(reader, codec, container):
+    def draw(number):  # dark for a second, then bright, with something that moves
+        image = np.full((64, 96, 3), 20 if number < 30 else 230, dtype=np.uint8)
+        image[20:30, number % 80 : number % 80 + 10] = 128
+        return image
+
+    options = {"g": "600", "sc_threshold": "1000000000"}
+    plain = media.render(frames=600, size=(96, 64), codec=codec, container=container, draw=draw, options=options)
+    clip = _all_key(plain, container)
+    kept, result = read(reader, clip, needs=SamplingNeeds(burst_frames=4), sampling=SamplingConfig(seed=1))
+    assert kept.restarts == 1, "a jump to a frame that needs others is found out, and all is decoded"
+    assert all(image.mean() > 180 for image, seconds in zip(kept.images, kept.pts, strict=True) if seconds > 1.1)
+    assert result.coverage.frames_decoded > 500
+
+
+@pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4", "mpeg2video", "libvpx-vp9", "mjpeg"])
+def test_true_key_frames_are_jumped_to(reader, codec):
+    options = {"g": "30", "forced-idr": "1", "x265-params": "keyint=30:log-level=none", "deadline": "realtime"}
+    kinds = {"libx265": ("g", "x265-params"), "libvpx-vp9": ("g", "deadline")}.get(codec, ("g",))
+    form = "yuvj420p" if codec == "mjpeg" else "yuv420p"
+    clip = media.render(
+        frames=600,
+        size=(96, 64),
+        codec=codec,
+        container="matroska",
+        pix_fmt=form,
+        options={k: options[k] for k in kinds},
+    )
+    kept, result = read(reader, clip, needs=SamplingNeeds(min_bursts=1))
+    assert kept.restarts == 0
+    assert result.coverage.complete
+    assert result.coverage.frames_decoded < 600
+
+
 def test_every_frame_called_disposable_cannot_hide_anything(reader):
     plain = {"g": "300", "bf": "0", "sc_threshold": "0"}
     clip = _without_references(media.render(frames=300, size=(96, 64), options=plain))
@@ -193,6 +229,18 @@ def _all_simple_blocks_key(clip: bytes) -> bytes:
                     out[flags] = 0x80
         at += 1
     return bytes(out)
+
+
+def _all_key(clip: bytes, container: str) -> bytes:
+    """Return the clip in another container that calls every packet a key frame."""
+    buffer = io.BytesIO()
+    with av.open(io.BytesIO(clip)) as source, av.open(buffer, "w", format=container) as out:
+        stream = out.add_stream_from_template(source.streams.video[0])
+        for packet in source.demux(video=0):
+            if packet.dts is not None:
+                packet.stream, packet.is_keyframe = stream, True
+                out.mux(packet)
+    return buffer.getvalue()
 
 
 def _without_references(clip: bytes) -> bytes:

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
 
 _SIGNATURE_SIDE = 16
+_INTRA = (0, 1)
+"""AV_PICTURE_TYPE_NONE, for codecs without kinds of frames, and AV_PICTURE_TYPE_I."""
 
 
 class Painter:
@@ -135,6 +137,11 @@ def luma_signature(frame: VideoFrame) -> Float32Array | None:
     picked = rows[:: max(plane.height // _SIGNATURE_SIDE, 1), :: max(plane.width // _SIGNATURE_SIDE, 1)]
     signature: Float32Array = picked.astype(np.float32) / np.float32((1 << bits) - 1)
     return signature
+
+
+def stands_alone(frame: VideoFrame) -> bool:
+    """Whether the decoder, not the container, finds that the frame needs no other."""
+    return bool(frame.key_frame) and frame.pict_type in _INTRA
 
 
 def difference(one: Float32Array, other: Float32Array) -> float:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from guard.types import Float32Array
 from guard.video.av_container import Scan
-from guard.video.av_frame import Painter, difference, luma_signature
+from guard.video.av_frame import Painter, difference, luma_signature, stands_alone
 from guard.video.outcome import Walked
 from guard.video.picking import Picked, Picker, nearest_times
 from guard.video.reader import BudgetSpent, ReadRequest, Sink, WatchedFile
@@ -57,6 +57,7 @@ class Walk:
         self._extras_left = request.sampling.max_extra_bursts if request.task == "sample" else 0
         self._signature: Float32Array | None = None
         self._not_before = -math.inf
+        self._unproved = False  # a jump is under way, and no frame has shown yet that it led to a key frame
         self._units = len(found.timeline.pts)
         self._last = -math.inf
         self.out = Walked()
@@ -108,6 +109,7 @@ class Walk:
                 key_index, key_seconds = self._settled.start_for(start)
                 if key_index > index + 1:
                     resume_at, jumped, self._not_before = key_index, True, key_seconds - 1e-6
+                    self._unproved = True
         self._decode(stream, None)
         return skipped
 
@@ -141,6 +143,11 @@ class Walk:
         seconds = self._time_of(frame)
         if seconds < self._not_before:
             return  # shown before the key frame that decoding resumed at: its references are missing
+        if self._unproved:
+            # The container called it a key frame. Where the decoder finds it needs others, what follows is painted over
+            # a grey or a stale picture, and the decoder does not call that an error.
+            self._unproved = False
+            self.out.errors += not stands_alone(frame)
         self._last = seconds
         self.out.reached_seconds = max(self.out.reached_seconds, seconds)
         if self._picker is None:
