@@ -214,7 +214,7 @@ def measure(work: Path, out: Path, count: int, clips: int) -> None:
     for name, folder in (("random", random_model), ("trained", work / "trained")):
         if not (folder / "config.json").exists():
             continue
-        settings = ServerSettings(port=server.free_port(), images=8, max_model_len=2048, kv_cache_gib=1)
+        settings = ServerSettings(port=server.free_port(), images=8, max_model_len=2048, kv_cache_gib=1, threads=1)
         with server.running(str(folder), settings, log=work / f"{name}.log") as running:
             part: dict[str, Any] = {"validity": validity(running.url, count), "speed": speed(running, 64)}
             part["one_token_questions"] = one_token_speed(running, 20)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -171,6 +172,8 @@ def running(
     argv, extra = command(model, settings)
     if niceness:
         argv = ["nice", "-n", str(niceness), *argv]
+    if shutil.which("setpriv"):  # Linux: a killed caller takes its server along instead of leaving it behind
+        argv = ["setpriv", "--pdeathsig", "TERM", *argv]
     with log.open("wb") as output:
         # Its own session, so that the engine's children end with it. The arguments are a list; no shell reads them.
         process = subprocess.Popen(  # noqa: S603

@@ -1,9 +1,13 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from guard.errors import MissingExtra, VlmUnavailable
@@ -90,6 +94,26 @@ def test_a_server_that_never_answers_is_stopped(tmp_path: Path) -> None:
         never = server.running("m", log=tmp_path / "log", ready_seconds=1)
         with pytest.raises(VlmUnavailable, match="not ready after 1 s"), never:
             pytest.fail("it never came up")
+
+
+def test_a_killed_caller_leaves_no_server_behind(tmp_path: Path) -> None:
+    script = tmp_path / "python"
+    script.write_text(f"#!/bin/sh\necho $$ > {tmp_path}/pid\nexec sleep 60\n")
+    script.chmod(0o755)
+    code = (
+        "from pathlib import Path; from slow_path import server\n"
+        f"with server.running('m', log=Path('{tmp_path}/log')): pass"
+    )
+    caller = subprocess.Popen([sys.executable, "-c", code], env=os.environ | {"GUARD_VLLM_PYTHON": str(script)})
+    until = time.monotonic() + 30
+    while not (tmp_path / "pid").exists() and time.monotonic() < until:
+        time.sleep(0.05)
+    started = int((tmp_path / "pid").read_text())
+    caller.kill()
+    caller.wait()
+    while psutil.pid_exists(started) and time.monotonic() < until:
+        time.sleep(0.05)
+    assert not psutil.pid_exists(started) or psutil.Process(started).status() == psutil.STATUS_ZOMBIE
 
 
 def test_counters_are_summed_over_labels(tmp_path: Path) -> None:

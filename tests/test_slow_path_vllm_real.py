@@ -58,6 +58,7 @@ def vllm(folder: Path) -> Iterator[Server]:
         images=8,
         max_model_len=2048,
         kv_cache_gib=1,
+        threads=1,  # two threads that wait for each other crawl on a busy machine
         served_name="base",
         adapters={"tuned": folder / "adapter"},
     )
