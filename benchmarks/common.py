@@ -1,4 +1,4 @@
-"""What the fast-path benchmarks share: clips of a split, scores kept between runs, transcoding, and plain SVG charts."""
+"""What the fast-path benchmarks share: clips of a split, scores kept between runs, transcoding, plain SVG charts."""
 
 from __future__ import annotations
 
@@ -17,8 +17,7 @@ from fractions import Fraction
 from pathlib import Path
 from typing import Any, Self
 
-ROOT = Path(__file__).resolve().parents[1]
-sys.path.insert(0, str(ROOT))
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import av
 import numpy as np
@@ -37,6 +36,7 @@ from guard.video.sampling import SamplingConfig
 from guard.video.sandbox import SandboxedDecoder
 from guard.video.source import open_video
 
+ROOT = Path(__file__).resolve().parents[1]
 Array = NDArray[np.float64]
 AIMS = {"violence.fighting": 0.90, "illegal.fire": 0.97, "accidents.road": 0.92}
 
@@ -233,7 +233,10 @@ def wilson(hits: int, trials: int) -> list[float | None]:
         return [None, None]
     z, p = 1.96, hits / trials
     middle, half = p + z * z / (2 * trials), z * math.sqrt(p * (1 - p) / trials + z * z / (4 * trials * trials))
-    return [round(max(0.0, (middle - half) / (1 + z * z / trials)), 4), round((middle + half) / (1 + z * z / trials), 4)]
+    return [
+        round(max(0.0, (middle - half) / (1 + z * z / trials)), 4),
+        round((middle + half) / (1 + z * z / trials), 4),
+    ]
 
 
 def machine() -> str:
@@ -257,7 +260,9 @@ def save(path: Path, result: Mapping[str, Any]) -> None:
     """Write JSON without NaN."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps(_plain(result), indent=1, allow_nan=False)
-    flat = re.sub(r"[\[{][^\[\]{}]*[\]}]", lambda inner: re.sub(r"\s*\n\s*", " ", inner[0]), text)  # innermost on one line
+    flat = re.sub(
+        r"[\[{][^\[\]{}]*[\]}]", lambda inner: re.sub(r"\s*\n\s*", " ", inner[0]), text
+    )  # innermost on one line
     path.write_text(flat + "\n")
     tell(f"wrote {path.name}")
 
@@ -351,7 +356,9 @@ def line_chart(
 
     def at(x: float, y: float) -> tuple[float, float]:
         across, up = (x - x0) / (x1 - x0), (y - y0) / (y1 - y0)
-        return round(left + across * (width - left - right), 1), round(height - bottom - up * (height - top - bottom), 1)
+        return round(left + across * (width - left - right), 1), round(
+            height - bottom - up * (height - top - bottom), 1
+        )
 
     parts = [
         f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {width} {height}" font-family="sans-serif" '

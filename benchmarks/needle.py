@@ -3,13 +3,13 @@
     python benchmarks/needle.py --data DIR [--repeats 24] [--dense-repeats 8]
 
 Clean footage is the benign clips of the split, centre-cropped to one size and re-encoded at one rate, in random order;
-where they do not fill five minutes they come again, mirrored. The needle is a piece of a violating clip, at a random place
-of the clip (`random`: the piece may show nothing of the event, labels are per clip) or around the moment that the
+where they do not fill five minutes they come again, mirrored. The needle is a piece of a violating clip, at a random
+place of the clip (`random`: the piece may show nothing of the event, labels are per clip) or around the moment that the
 detector scores highest when it sees the clip alone (`peak`: what is left is what sampling and pooling lose).
 
 Found means: the score of the video reaches the threshold, and so does a moment within the needle, give or take the
-sampling gap. `loud` counts videos whose score reaches it, wherever from. Thresholds are `clear_below` (below it the fast
-path lets a video pass) and `block_at` of the calibration that ships with the weights, or of one fitted to this split.
+sampling gap. `loud` counts videos whose score reaches it, wherever from. Thresholds are `clear_below` (below it the
+fast path lets a video pass) and `block_at` of the calibration that ships with the weights, or of one fitted to this split.
 """
 
 from __future__ import annotations
@@ -77,7 +77,9 @@ def resampled(path: Path, start: float, seconds: float | None, mirrored: bool = 
         number += 1
 
 
-def piece(cache: Path, row: dataset.Row, start: float = 0.0, seconds: float | None = None, mirrored: bool = False) -> Piece:
+def piece(
+    cache: Path, row: dataset.Row, start: float = 0.0, seconds: float | None = None, mirrored: bool = False
+) -> Piece:
     def make(target: Path) -> None:
         common.encode(resampled(row.path, start, seconds, mirrored), target, FPS, options=ENCODER)
 
@@ -114,7 +116,9 @@ class Haystack:
     """Where the needle begins; None without one."""
 
 
-def haystack(cache: Path, clean: Sequence[Piece], seconds: float, needle: Piece | None, rng: np.random.Generator) -> Haystack:
+def haystack(
+    cache: Path, clean: Sequence[Piece], seconds: float, needle: Piece | None, rng: np.random.Generator
+) -> Haystack:
     """Join clean pieces in random order up to `seconds`, and put the needle before a random second."""
     order = [clean[i] for i in rng.permutation(len(clean))]
     place = float(rng.random())
@@ -170,7 +174,9 @@ def limits_of(thresholds: Thresholds) -> dict[str, float]:
     return {"clear_below": thresholds.clear_below, "block_at": thresholds.block_at}
 
 
-def trial(scores: Scores, hay: Haystack, needle_seconds: float, category: str, limits: dict[str, float], gap: float) -> Trial:
+def trial(
+    scores: Scores, hay: Haystack, needle_seconds: float, category: str, limits: dict[str, float], gap: float
+) -> Trial:
     column = scores.categories.index(category)
     assert hay.start_seconds is not None
     near = (scores.moment_seconds >= hay.start_seconds - gap) & (
@@ -186,7 +192,9 @@ def trial(scores: Scores, hay: Haystack, needle_seconds: float, category: str, l
     )
 
 
-def start_of(row: dataset.Row, seconds: float, kind: str, scorer: Scorer, category: str, rng: np.random.Generator) -> float:
+def start_of(
+    row: dataset.Row, seconds: float, kind: str, scorer: Scorer, category: str, rng: np.random.Generator
+) -> float:
     """Return where in the clip the needle begins."""
     room = max(0.0, dataset.duration_seconds(row) - seconds)
     if kind == "random":
@@ -199,13 +207,17 @@ def start_of(row: dataset.Row, seconds: float, kind: str, scorer: Scorer, catego
 class Search:
     """Runs trials with one sampling."""
 
-    def __init__(self, options: argparse.Namespace, scorer: Scorer, calibrator: FileCalibrator, clean: Sequence[Piece]) -> None:
+    def __init__(
+        self, options: argparse.Namespace, scorer: Scorer, calibrator: FileCalibrator, clean: Sequence[Piece]
+    ) -> None:
         self.options, self.scorer, self.calibrator, self.clean = options, scorer, calibrator, clean
 
     def calibrated(self, path: Path) -> Scores:
         return self.calibrator.apply(self.scorer.score(path))
 
-    def recall(self, rows: Sequence[dataset.Row], categories: Sequence[str], kind: str, repeats: int, clip_scorer: Scorer) -> dict[str, Any]:
+    def recall(
+        self, rows: Sequence[dataset.Row], categories: Sequence[str], kind: str, repeats: int, clip_scorer: Scorer
+    ) -> dict[str, Any]:
         """Return recall by length. Needles are the same over lengths and samplings: only the piece's length differs."""
         result = {}
         clean_scores = [self.calibrated(hay.path) for hay in self.cleans()]
@@ -223,7 +235,9 @@ class Search:
                 trials.append(trial(self.calibrated(hay.path), hay, seconds, category, limits, gap))
                 tell(f"needle {kind} gap {gap} {seconds} s: {repeat + 1}/{repeats}")
             result[str(seconds)] = {"all": shares(trials), "auroc_against_clean": separation(trials, clean_scores)} | {
-                c: shares([t for t in trials if t.category == c]) for c in categories if any(t.category == c for t in trials)
+                c: shares([t for t in trials if t.category == c])
+                for c in categories
+                if any(t.category == c for t in trials)
             }
         return result
 
@@ -245,7 +259,10 @@ class Search:
             entry = {}
             for name, limit in limits_of(self.calibrator.thresholds[category]).items():
                 counts = np.asarray(
-                    [len(segments_of(s, {category: limit}, duration_seconds=m.seconds)) for s, m in zip(alone, unique, strict=True)]
+                    [
+                        len(segments_of(s, {category: limit}, duration_seconds=m.seconds))
+                        for s, m in zip(alone, unique, strict=True)
+                    ]
                 )
                 lengths = np.asarray([m.seconds for m in unique]) / 3600
                 draws = [
@@ -311,7 +328,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--repeats", type=int, default=24, help="videos per length at the default gap")
     parser.add_argument("--dense-repeats", type=int, default=8, help="videos per length at every frame")
     parser.add_argument("--cleans", type=int, default=6, help="long videos without a needle")
-    parser.add_argument("--budget", type=float, default=0.3, help="where no calibration ships: escalated share to fit for")
+    parser.add_argument(
+        "--budget", type=float, default=0.3, help="where no calibration ships: escalated share to fit for"
+    )
     options = parser.parse_args(argv)
     detector = common.build_detector(options)
     rows = common.rows_of(options)
@@ -332,7 +351,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             **common.about(detector, found),
             "clean_minutes_unique": sum(made.seconds for made in unique) / 60,
             "video_minutes": options.minutes,
-            "calibration": {"origin": origin, "id": calibrator.id, "thresholds": {c: limits_of(t) for c, t in calibrator.thresholds.items()}},
+            "calibration": {
+                "origin": origin,
+                "id": calibrator.id,
+                "thresholds": {c: limits_of(t) for c, t in calibrator.thresholds.items()},
+            },
             "default_gap": {
                 "gap_seconds": default.sampling.max_gap_seconds,
                 "random": usual.recall(violating, detector.categories, "random", options.repeats, default),
@@ -347,7 +370,10 @@ def main(argv: Sequence[str] | None = None) -> None:
         }
     common.save(options.out, result)
     lines = {
-        f"{where}, {kind} piece, {name}": (options.lengths, [result[where][kind][str(s)]["all"][name]["found"] for s in options.lengths])
+        f"{where}, {kind} piece, {name}": (
+            options.lengths,
+            [result[where][kind][str(s)]["all"][name]["found"] for s in options.lengths],
+        )
         for where, kind in (("default_gap", "random"), ("default_gap", "peak"), ("every_frame", "peak"))
         for name in ("clear_below", "block_at")
     }

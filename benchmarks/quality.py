@@ -55,7 +55,11 @@ def calibration(found: Scored, draws: int) -> dict[str, Any]:
         entry: dict[str, Any] = {}
         for name, scores in (("before", found.scores[:, c]), ("after", mapped[:, c])):
             entry[name] = metrics.estimate(
-                lambda t, s: expected_calibration_error(s, t), truth, scores.astype(np.float64), found.groups, draws=draws
+                lambda t, s: expected_calibration_error(s, t),
+                truth,
+                scores.astype(np.float64),
+                found.groups,
+                draws=draws,
             ).as_dict()
         entry["at_one_half"] = decisions(truth, mapped[:, c] >= 0.5)
         result[category] = entry
@@ -80,7 +84,9 @@ def against_own_negatives(found: Scored, draws: int) -> dict[str, Any]:
         if use.any() and not found.truth[use, c].all():
             groups = [g for g, u in zip(found.groups, use, strict=True) if u]
             scores = found.scores[use, c].astype(np.float64)
-            result[category] = metrics.estimate(metrics.auroc, found.truth[use, c], scores, groups, draws=draws).as_dict()
+            result[category] = metrics.estimate(
+                metrics.auroc, found.truth[use, c], scores, groups, draws=draws
+            ).as_dict()
     return result
 
 
@@ -105,7 +111,9 @@ def hand_features(row: dataset.Row) -> NDArray[np.float32]:
     return np.concatenate([np.mean(colours, 0), moved.mean(0), moved.max(0)]).astype(np.float32)
 
 
-def hand_regression(train: Sequence[dataset.Row], val: Sequence[dataset.Row], categories: Sequence[str], cache: Path) -> Scored:
+def hand_regression(
+    train: Sequence[dataset.Row], val: Sequence[dataset.Row], categories: Sequence[str], cache: Path
+) -> Scored:
     """Fit one logistic regression per category on the train split; its strength is chosen there, across groups."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.pipeline import make_pipeline
@@ -264,13 +272,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             if name in ("always_safe", "flag_all")
         },
         "aims_auroc": {
-            c: {"aim": common.AIMS[c], "met": bool(metrics.auroc(found.truth[:, i], found.scores[:, i]) >= common.AIMS[c])}
+            c: {
+                "aim": common.AIMS[c],
+                "met": bool(metrics.auroc(found.truth[:, i], found.scores[:, i]) >= common.AIMS[c]),
+            }
             for i, c in enumerate(found.categories)
             if c in common.AIMS
         },
         "twin_recipe": None
         if options.no_training
-        else f"{options.epochs} epochs, {options.passes} passes, {options.seeds} seeds, videos only, last averaged weights",
+        else f"{options.epochs} epochs, {options.passes} passes, {options.seeds} seeds, videos only, averaged weights",
     }
     common.save(options.out, result)
 

@@ -49,11 +49,17 @@ def kept_accuracy(confidence: Array, wrong: NDArray[np.bool_], escalated: float)
     return float(1 - wrong[kept].mean())
 
 
-def routing(raw: NDArray[np.float32], mapped: NDArray[np.float32], truth: NDArray[np.bool_], groups: Sequence[str], draws: int) -> dict[str, Any]:
+def routing(
+    raw: NDArray[np.float32], mapped: NDArray[np.float32], truth: NDArray[np.bool_], groups: Sequence[str], draws: int
+) -> dict[str, Any]:
     """Return the curve and the accuracies of one question."""
     confidence, wrong = answers(mapped, truth)
     curve = risk_coverage(confidence, wrong)
-    resampled: dict[str, list[float]] = {"aurc": [], **{str(e): [] for e in ESCALATED}, **{f"gain {e}": [] for e in ESCALATED}}
+    resampled: dict[str, list[float]] = {
+        "aurc": [],
+        **{str(e): [] for e in ESCALATED},
+        **{f"gain {e}": [] for e in ESCALATED},
+    }
     for drawn in common.group_draws(groups, draws):
         resampled["aurc"].append(risk_coverage(confidence[drawn], wrong[drawn]).aurc)
         for share in ESCALATED:
@@ -102,7 +108,7 @@ def subset(found: Scored, chosen: NDArray[np.int64], names: Sequence[str]) -> Ca
 
 
 def losses(file: CalibrationFile, found: Scored, chosen: NDArray[np.int64]) -> dict[str, dict[str, float]]:
-    """Return miss rate and false-block rate of each category on the chosen clips, as means over groups; NaN: no clip."""
+    """Return miss rate and false-block rate of each category on the chosen clips, as means over groups."""
     entries = [file.categories[category] for category in found.categories]
     mapped = map_scores(found.scores[chosen], [entry.scaling() for entry in entries])
     groups = np.asarray(found.groups)[chosen]
@@ -124,7 +130,9 @@ def fitted(data: CalibrationSet, alpha: float, guarantee: Guarantee) -> Calibrat
         return None
 
 
-def promise(found: Scored, alpha: float, guarantee: Guarantee, splits: int, *, replace: bool, size: int | None = None) -> dict[str, Any]:
+def promise(
+    found: Scored, alpha: float, guarantee: Guarantee, splits: int, *, replace: bool, size: int | None = None
+) -> dict[str, Any]:
     """Return how often and on average the promised risk is exceeded.
 
     Without `replace`: calibrate on half of the groups and measure on the others. With it: calibrate on `size` groups
@@ -182,7 +190,8 @@ def summary(values: Sequence[float], alpha: float) -> dict[str, float | int | No
 
 def plots(options: Any, questions: dict[str, Any], promises: dict[str, Any], found: Scored) -> None:
     lines = {
-        name: ([0.0, *q["curve"]["coverage"]], [q["curve"]["risk"][0], *q["curve"]["risk"]]) for name, q in questions.items()
+        name: ([0.0, *q["curve"]["coverage"]], [q["curve"]["risk"][0], *q["curve"]["risk"]])
+        for name, q in questions.items()
     }
     fixed = questions["any"]["fixed_threshold"]
     if fixed["kept"] is not None:
@@ -191,7 +200,10 @@ def plots(options: Any, questions: dict[str, Any], promises: dict[str, Any], fou
     labels = ("share of videos that the fast path keeps", "share of wrong answers among them")
     common.line_chart(options.plots / "risk_coverage.svg", "Risk against coverage, validation split", labels, lines)
     measured = {
-        f"{guarantee}, {category}": (list(ALPHAS), [promises[guarantee][str(a)][category]["miss_mean"] or 0.0 for a in ALPHAS])
+        f"{guarantee}, {category}": (
+            list(ALPHAS),
+            [promises[guarantee][str(a)][category]["miss_mean"] or 0.0 for a in ALPHAS],
+        )
         for guarantee in promises
         for category in found.categories
     }
@@ -212,7 +224,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     questions = {"any": routing(found.scores, mapped, found.truth, found.groups, options.draws)}
     for c, category in enumerate(found.categories):
         one = slice(c, c + 1)
-        questions[category] = routing(found.scores[:, one], mapped[:, one], found.truth[:, one], found.groups, options.draws)
+        questions[category] = routing(
+            found.scores[:, one], mapped[:, one], found.truth[:, one], found.groups, options.draws
+        )
     guarantees: tuple[Guarantee, ...] = ("expected", "high_probability")
     halves = {g: {str(a): promise(found, a, g, options.splits, replace=False) for a in ALPHAS} for g in guarantees}
     drawn = {
