@@ -9,7 +9,8 @@ detector scores highest when it sees the clip alone (`peak`: what is left is wha
 
 Found means: the score of the video reaches the threshold, and so does a moment within the needle, give or take the
 sampling gap. `loud` counts videos whose score reaches it, wherever from. Thresholds are `clear_below` (below it the
-fast path lets a video pass) and `block_at` of the calibration that ships with the weights, or of one fitted to this split.
+fast path lets a video pass) and `block_at` of the calibration that ships with the weights, or of one fitted to this
+split.
 """
 
 from __future__ import annotations
