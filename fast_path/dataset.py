@@ -20,6 +20,7 @@ from guard.errors import InvalidManifest, Undecodable
 from guard.types import Float64Array, UInt8Array
 
 STILLS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
+WINDOW_SECONDS = 2.0  # what training shows of a clip at once
 MAX_BURSTS = 64  # per pass over one video: an hour of footage must not outweigh everything else
 
 
@@ -86,10 +87,18 @@ def even_plan(
 def random_plan(
     duration_seconds: float, *, frames: int, spacing: float, rng: np.random.Generator, min_bursts: int = 8
 ) -> BurstPlan:
-    """Return random places with a random spacing (0.7 to 1.4 times `spacing`): frame rate is no cue then."""
-    count = int(np.clip(duration_seconds, min_bursts, MAX_BURSTS))
-    spaces = spacing * rng.uniform(0.7, 1.4, count)
-    starts = np.sort(rng.uniform(0, np.maximum(1e-3, duration_seconds - spaces * (frames - 1))))
+    """Return random places inside random windows of `WINDOW_SECONDS`, with a random spacing.
+
+    Long clips are then looked at as densely as short ones, and the frame rate (0.7 to 1.4 times `spacing`) says
+    nothing: in small sets of clips, length and rate give the class away.
+    """
+    windows = int(np.clip(duration_seconds / 8, 1, MAX_BURSTS // min_bursts))
+    spaces = spacing * rng.uniform(0.7, 1.4, windows * min_bursts)
+    room = np.maximum(1e-3, duration_seconds - spaces * (frames - 1))
+    first = np.repeat(rng.uniform(0, np.maximum(1e-3, duration_seconds - WINDOW_SECONDS), windows), min_bursts)
+    starts = np.minimum(first + rng.uniform(0, WINDOW_SECONDS, len(first)), rng.uniform(0.9, 1, len(first)) * room)
+    order = np.argsort(starts)
+    starts, spaces = starts[order], spaces[order]
     return BurstPlan(starts_seconds=starts, spacing_seconds=spaces)
 
 

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from fast_path.bank import Example, Progress
+from fast_path.dataset import WINDOW_SECONDS
 from fast_path.head import TemporalHead
 from fast_path.interfaces import TrainableEncoder
 from guard.errors import ResumeMismatch
@@ -26,10 +27,11 @@ BINARY = nn.functional.binary_cross_entropy_with_logits
 class FitSettings:
     """How the weights are found."""
 
-    epochs: int = 30
+    epochs: int = 24
     videos_per_step: int = 40
     stills_per_step: int = 8
-    bursts_per_video: int = 4
+    bursts_per_video: tuple[int, ...] = (1, 2, 4, 6, 8)
+    """How many bursts of a window a step shows, drawn per step: the product samples long videos more sparsely."""
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     smoothing: float = 0.04
@@ -38,6 +40,10 @@ class FitSettings:
     """Weight of the loss on single bursts, which take the label of their clip."""
     splice_weight: float = 0.3
     """Weight of the loss on sequences joined from three clips: one event among other footage."""
+    mixup_share: float = 0.5
+    """Share of the steps whose clips are blended in pairs."""
+    mixup: float = 0.3
+    """Both parameters of the beta distribution of the blend."""
     average_from: float = 0.5
     """Share of the epochs after which weights are averaged and validated."""
     average_decay: float = 0.98
@@ -150,10 +156,11 @@ class _Sampler:
         ]
         chosen = np.concatenate(drawn)
         features, seconds = [], []
+        count = int(rng.choice(self.settings.bursts_per_video))
         for index in chosen:
             example = self.examples[int(index)]
             way = int(rng.integers(len(example.features)))
-            picked = np.sort(rng.integers(0, len(example.seconds[way]), self.settings.bursts_per_video))
+            picked = _window(example.seconds[way], count, rng)
             features.append(example.features[way][picked])
             seconds.append(example.seconds[way][picked])
         prepared = torch.from_numpy(np.concatenate(features)).float()
@@ -162,6 +169,13 @@ class _Sampler:
             seconds=torch.from_numpy(np.stack(seconds)).float(),
             targets=torch.from_numpy(self.targets[chosen]),
         )
+
+
+def _window(seconds: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.intp]:
+    """Return `count` indices, increasing, of bursts inside one random window of two seconds."""
+    first = seconds[rng.integers(len(seconds))] - rng.uniform(0, WINDOW_SECONDS)
+    inside = np.flatnonzero((seconds >= first) & (seconds <= first + WINDOW_SECONDS))
+    return np.sort(rng.choice(inside, count, replace=len(inside) < count))
 
 
 def _step(
@@ -175,22 +189,41 @@ def _step(
     rng: np.random.Generator,
 ) -> None:
     size, bursts = batch.seconds.shape
-    embeddings = encoder.network(batch.features).reshape(size, bursts, -1)
-    videos, moments = head(embeddings, batch.seconds, torch.ones(size, bursts, dtype=torch.bool))
-    soft = batch.targets * (1 - settings.smoothing) + settings.smoothing / 2
-    loss = BINARY(videos, soft) + settings.burst_weight * BINARY(moments, soft[:, None].expand_as(moments))
+    features, targets = batch.features, batch.targets
+    if rng.random() < settings.mixup_share:
+        features, targets = _mixed(features, targets, bursts, settings.mixup, rng)
+    embeddings = encoder.network(features).reshape(size, bursts, -1)
+    mask = torch.ones(size, bursts, dtype=torch.bool)
+    soft = targets * (1 - settings.smoothing) + settings.smoothing / 2
+    loss = torch.zeros(())
+    # each probe answers for itself: trained on their mean, one would lean on the other
+    for moments in head.members(embeddings, batch.seconds, mask):
+        loss = loss + BINARY(head.pool(moments, mask), soft)
+        loss = loss + settings.burst_weight * BINARY(moments, soft[:, None].expand_as(moments))
     if settings.splice_weight and size >= 3:
         thirds = torch.from_numpy(rng.permutation(size)[: size // 3 * 3].reshape(-1, 3))
         joined = embeddings[thirds].flatten(1, 2)
         offsets = torch.arange(3)[None, :, None] * 100.0
         times = (batch.seconds[thirds] + offsets).flatten(1, 2)
-        spliced, _ = head(joined, times, torch.ones(times.shape, dtype=torch.bool))
-        loss = loss + settings.splice_weight * BINARY(spliced, soft[thirds].amax(1))
+        whole = torch.ones(times.shape, dtype=torch.bool)
+        for moments in head.members(joined, times, whole):
+            loss = loss + settings.splice_weight * BINARY(head.pool(moments, whole), soft[thirds].amax(1))
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation for it
     nn.utils.clip_grad_norm_(parameters, 2.0)
     optimizer.step()
     schedule.step()
+
+
+def _mixed(
+    features: Tensor, targets: Tensor, bursts: int, shape: float, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Blend each clip [B * K, ...] with another of the batch, and their targets [B, C] alike."""
+    share = float(rng.beta(shape, shape))
+    other = torch.from_numpy(rng.permutation(len(targets)))
+    clips = features.unflatten(0, (len(targets), bursts))  # type: ignore[no-untyped-call]
+    blended: Tensor = share * clips + (1 - share) * clips[other]
+    return blended.flatten(0, 1), share * targets + (1 - share) * targets[other]
 
 
 def _average(average: dict[str, Tensor], module: nn.Module, decay: float) -> None:

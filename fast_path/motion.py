@@ -2,8 +2,11 @@
 
 Per pair of neighbouring frames: optical flow (DIS) with the camera's own motion (a robustly fitted affine field)
 taken out, its peak, the frame difference, and what the flow cannot explain (blows, falls and debris deform; walking
-does not). Per burst: colour, texture, flicker and fire-like chroma. All on a grid of 24 x 36 cells, whatever the
-size and borders of the input.
+does not). Per burst: colour, texture, flicker and fire-like chroma.
+
+Everything is made twice: for the whole picture, and for the smallest window that holds most of the motion. People
+far from a surveillance camera fill a few pixels and move a fraction of a pixel; in their window they look and move
+like people who stand close, so one camera's walking is not another's fighting.
 """
 
 from __future__ import annotations
@@ -18,40 +21,54 @@ from numpy.typing import NDArray
 
 from guard.types import Float32Array, UInt8Array, require
 
-GRID = (24, 36)
+GRID = (20, 30)
 """Rows and columns of the maps."""
+VIEWS = 2
+"""The whole picture, and the window of motion."""
 PAIR_CHANNELS = 5
-"""Per pair: residual flow x and y (px at 96 x 144), its peak in the cell, |difference| / 16, |unexplained| / 16."""
+"""Per pair: own flow x and y (px at 80 x 120), its peak in the cell, |difference| / 16, |unexplained| / 16."""
 BURST_CHANNELS = 7
 """Per burst: mean R, G, B in [0, 1], texture, luminance flicker, peak of fire-like chroma, chroma flicker."""
 
 _CELL = 4
 _SIZE = (GRID[0] * _CELL, GRID[1] * _CELL)
-_COARSE = (12, 18)
+_COARSE = (GRID[0] // 2, GRID[1] // 2)
 _DARK = 24  # black bars carry coding noise up to about 16 + a few levels
+_STILL_PX = 0.1  # own motion below this is noise of the flow
+_WINDOWS = (0.34, 0.5, 0.67)  # sides of the window of motion, as shares of the picture
+_HELD = 0.6  # share of the motion that a window must hold
 _XX, _YY = np.meshgrid(np.arange(_SIZE[1], dtype=np.float32), np.arange(_SIZE[0], dtype=np.float32))
 _KERNEL = np.ones((_CELL, _CELL), np.uint8)
 _LOCAL = threading.local()  # a DIS object keeps work buffers, so threads must not share one
 
 Map = NDArray[Any]
+Camera = Float32Array
+"""float32 [3, 2]: affine field, flow = (1, x, y) @ camera with x and y in [-1, 1]."""
 
 
 def channels(clip_frames: int) -> int:
-    """Return the number of channels of `motion_maps` for bursts of `clip_frames`."""
+    """Return the number of channels of a view for bursts of `clip_frames`."""
     return PAIR_CHANNELS * (clip_frames - 1) + BURST_CHANNELS
 
 
 def motion_maps(clip: UInt8Array) -> NDArray[np.float16]:
-    """Return float16 [C, 24, 36] for one burst, uint8 [L >= 2, H, W, 3] RGB; pairs first, then the burst."""
+    """Return float16 [2, C, 20, 30] for one burst, uint8 [L >= 2, H, W, 3] RGB; pairs first, then the burst."""
     require(clip.ndim == 4 and len(clip) >= 2 and clip.shape[3] == 3, "clip", "[L >= 2, H, W, 3]", clip.shape)
     top, bottom, left, right = content_box(clip)
-    frames = [
-        cv2.resize(np.ascontiguousarray(frame[top:bottom, left:right]), _SIZE[::-1], interpolation=cv2.INTER_AREA)
-        for frame in clip
-    ]
-    grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
-    maps = [layer for first, second in itertools.pairwise(grays) for layer in _pair(first, second)]
-    return np.stack([*maps, *_burst(frames, grays)]).astype(np.float16)
+    frames = [np.ascontiguousarray(frame[top:bottom, left:right]) for frame in clip]
+    whole, cameras = _view(frames, None)
+    pairs = len(clip) - 1
+    speed = sum(np.hypot(whole[PAIR_CHANNELS * i], whole[PAIR_CHANNELS * i + 1]) for i in range(pairs)) / pairs
+    row, column, rows, columns = motion_window(np.maximum(speed - _STILL_PX, 0))
+    if (rows, columns) == GRID:
+        return np.stack([whole, whole]).astype(np.float16)
+    height, width = frames[0].shape[:2]
+    first_y, last_y = row * height // GRID[0], (row + rows) * height // GRID[0]
+    first_x, last_x = column * width // GRID[1], (column + columns) * width // GRID[1]
+    cut = [np.ascontiguousarray(frame[first_y:last_y, first_x:last_x]) for frame in frames]
+    middle = ((first_x + last_x) / width - 1, (first_y + last_y) / height - 1)
+    seen = [_seen_from_window(camera, middle, (last_y - first_y) / height) for camera in cameras]
+    return np.stack([whole, _view(cut, seen)[0]]).astype(np.float16)
 
 
 def content_box(clip: UInt8Array) -> tuple[int, int, int, int]:
@@ -72,6 +89,23 @@ def content_box(clip: UInt8Array) -> tuple[int, int, int, int]:
     return int(rows[0]), int(rows[-1]) + 1, int(columns[0]), int(columns[-1]) + 1
 
 
+def motion_window(energy: Map) -> tuple[int, int, int, int]:
+    """Return row, column, rows, columns of the smallest window that holds most of `energy`, float [20, 30], >= 0.
+
+    Without any motion, or with motion everywhere, that is the whole grid.
+    """
+    floor = energy.astype(np.float64) + 0.004
+    total, summed = floor.sum(), cv2.integral(floor)
+    for share in _WINDOWS:
+        rows, columns = round(GRID[0] * share), round(GRID[1] * share)
+        held = summed[rows:, columns:] - summed[:-rows, columns:] - summed[rows:, :-columns] + summed[:-rows, :-columns]
+        best = int(held.argmax())
+        row, column = divmod(best, held.shape[1])
+        if held[row, column] >= _HELD * total:
+            return row, column, rows, columns
+    return 0, 0, *GRID
+
+
 def _basis(shape: tuple[int, int]) -> Float32Array:
     rows, columns = np.mgrid[0 : shape[0], 0 : shape[1]].astype(np.float32)
     x, y = (columns.ravel() + 0.5) / shape[1] * 2 - 1, (rows.ravel() + 0.5) / shape[0] * 2 - 1
@@ -83,8 +117,8 @@ _OUTER = (_COARSE_BASIS[:, :, None] * _COARSE_BASIS[:, None, :]).reshape(-1, 9)
 _RIDGE = 1e-3 * np.eye(3, dtype=np.float32)
 
 
-def camera_motion(flow: Map) -> Float32Array:
-    """Fit an affine field float32 [3, 2] to flow [24, 36, 2], robustly: what moves on its own gets little weight."""
+def camera_motion(flow: Map) -> Camera:
+    """Fit an affine field float32 [3, 2] to flow [20, 30, 2], robustly: what moves on its own gets little weight."""
     coarse = cv2.resize(flow, _COARSE[::-1], interpolation=cv2.INTER_AREA).reshape(-1, 2)
     weight = np.ones(len(coarse), np.float32)
     field = np.zeros((3, 2), np.float32)
@@ -97,12 +131,30 @@ def camera_motion(flow: Map) -> Float32Array:
     return field
 
 
-def _pair(first: Map, second: Map) -> list[Map]:
-    flow = _dis().calc(first, second, None)
-    cells = _cells(flow)
-    camera = (_FINE_BASIS @ camera_motion(cells)).reshape(*GRID, 2)
-    own = cells - camera
-    fine = flow - cv2.resize(camera, _SIZE[::-1])
+def _seen_from_window(camera: Camera, middle: tuple[float, float], share: float) -> Camera:
+    """Express the whole picture's field in the coordinates and pixels of a window: most of it moves on its own."""
+    at_middle = camera[0] + camera[1] * middle[0] + camera[2] * middle[1]
+    return np.stack([at_middle, camera[1] * share, camera[2] * share]).astype(np.float32) / np.float32(share)
+
+
+def _view(pictures: list[Map], cameras: list[Camera] | None) -> tuple[Float32Array, list[Camera]]:
+    frames = [cv2.resize(picture, _SIZE[::-1], interpolation=cv2.INTER_LINEAR) for picture in pictures]
+    grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    maps: list[Map] = []
+    fields = []
+    for index, (first, second) in enumerate(itertools.pairwise(grays)):
+        flow = _dis().calc(first, second, None)
+        cells = _cells(flow)
+        field = camera_motion(cells) if cameras is None else cameras[index]
+        fields.append(field)
+        maps += _pair(first, second, flow, cells, field)
+    return np.stack([*maps, *_burst(frames, grays)]).astype(np.float32), fields
+
+
+def _pair(first: Map, second: Map, flow: Map, cells: Map, camera: Camera) -> list[Map]:
+    shift = (_FINE_BASIS @ camera).reshape(*GRID, 2)
+    own = cells - shift
+    fine = flow - cv2.resize(shift, _SIZE[::-1])
     warped = cv2.remap(
         second, _XX + flow[..., 0], _YY + flow[..., 1], cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE
     )
@@ -136,7 +188,8 @@ def _burst(frames: list[Map], grays: list[Map]) -> list[Map]:
 
 def _dis() -> Any:
     if not hasattr(_LOCAL, "dis"):
-        _LOCAL.dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_FAST)
+        _LOCAL.dis = cv2.DISOpticalFlow.create(cv2.DISOPTICAL_FLOW_PRESET_ULTRAFAST)
+        _LOCAL.dis.setFinestScale(1)  # the presets stop at a quarter of the size, where hands and feet are gone
     return _LOCAL.dis
 
 

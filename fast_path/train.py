@@ -86,7 +86,8 @@ def train_fast(
     examples, failed = build_bank(rows, bank, cache, workers=chosen.workers, progress=progress)
     train, val = ([e for e in examples if e.row.split == split] for split in ("train", "val"))
     torch.manual_seed(seed)
-    head = TemporalHead(HeadConfig(dimension=part.dimension, categories=chosen.categories))
+    pieces = tuple(getattr(part, "parts", ()))  # an encoder may say that its embeddings are of several makings
+    head = TemporalHead(HeadConfig(dimension=part.dimension, categories=chosen.categories, parts=pieces))
     truth = [dataset.targets([e.row for e in some], chosen.categories) for some in (train, val)]
     fitting = FitSettings(**{**asdict(chosen.fit), "seed": seed})
     epoch = fit(part, head, train, truth[0], val, truth[1], fitting, state_path=out / "state.pt", progress=progress)

@@ -1,3 +1,6 @@
+import json
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -11,9 +14,10 @@ CATEGORIES = ("violence.fighting", "illegal.fire", "accidents.road")
 @pytest.fixture
 def head():
     torch.manual_seed(0)
-    made = TemporalHead(HeadConfig(dimension=12, categories=CATEGORIES, hidden=16, heads=2)).eval()
-    torch.nn.init.normal_(made.context.weight)  # trained heads use context; a fresh one starts without
-    torch.nn.init.normal_(made.time_bias)
+    made = TemporalHead(HeadConfig(dimension=12, parts=(8, 4), categories=CATEGORIES, hidden=16, heads=2)).eval()
+    for probe in made.probes:
+        torch.nn.init.normal_(probe.context.weight)  # trained heads use context; a fresh one starts without
+        torch.nn.init.normal_(probe.time_bias)
     return made
 
 
@@ -64,10 +68,12 @@ def test_bursts_beyond_the_window_do_not_touch_each_other(head):
 def test_one_burst_in_five_minutes_is_found():
     head = TemporalHead(HeadConfig(dimension=1, categories=("violence.fighting",), hidden=4, heads=1)).eval()
     with torch.no_grad():
-        head.embed[1].weight.fill_(1.0)
-        head.embed[1].bias.zero_()
-        head.alone.weight.fill_(2.0)
-        head.alone.bias.fill_(-4.0)
+        probe = head.probes[0]
+        probe.embed[1].weight.zero_()
+        probe.embed[1].weight[:, 0] = 1.0  # the burst itself
+        probe.embed[1].bias.zero_()
+        probe.alone.weight.fill_(2.5)
+        probe.alone.bias.fill_(-4.0)
     embeddings, seconds = np.zeros((150, 1), np.float32), np.arange(150) * 2.0
     clean, _ = head.score(embeddings, seconds)
     embeddings[70] = 1.0
@@ -75,6 +81,21 @@ def test_one_burst_in_five_minutes_is_found():
     assert clean[0] < 0.05
     assert video[0] > 0.9
     assert int(bursts[:, 0].argmax()) == 70
+
+
+def test_one_noisy_burst_of_a_short_video_is_outvoted_and_a_long_one_is_its_worst_stretch(head):
+    calm, alarm = torch.full((1, 8, 3), -3.0), torch.full((1, 8, 3), 3.0)
+    noisy = calm.clone()
+    noisy[:, 4] = 3.0
+    long = torch.cat([calm.repeat(1, 50, 1), alarm, calm.repeat(1, 50, 1)], 1)
+
+    def pooled(bursts):
+        return float(head.pool(bursts, torch.ones(bursts.shape[:2], dtype=torch.bool))[0, 0])
+
+    with torch.inference_mode():
+        assert pooled(calm) == pytest.approx(-3, abs=1e-4)
+        assert -3 < pooled(noisy) < 2
+        assert pooled(long) == pytest.approx(3, abs=1e-4)
 
 
 def test_stretches_of_long_videos_join_without_a_seam(head, monkeypatch):
@@ -88,12 +109,31 @@ def test_stretches_of_long_videos_join_without_a_seam(head, monkeypatch):
 
 def test_it_is_small_and_its_attention_sharpness_is_learned():
     head = TemporalHead(HeadConfig(dimension=192, categories=CATEGORIES))
-    assert sum(p.numel() for p in head.parameters()) < 60_000
-    assert head.log_sharpness.requires_grad
+    assert sum(p.numel() for p in head.parameters()) < 100_000
+    assert head.probes[0].log_sharpness.requires_grad
+
+
+def test_each_part_has_its_own_probe_and_the_scores_are_their_mean(head):
+    embeddings, seconds = (torch.from_numpy(array).float()[None] for array in sequence(6))
+    mask = torch.ones(1, 6, dtype=torch.bool)
+    with torch.inference_mode():
+        first, second = head.members(embeddings, seconds, mask)
+        _, bursts = head(embeddings, seconds, mask)
+        embeddings[..., 8:] = 0
+        same, other = head.members(embeddings, seconds, mask)
+    torch.testing.assert_close(bursts, (first + second) / 2)
+    torch.testing.assert_close(first, same)
+    assert (second - other).abs().max() > 1e-3
+
+
+def test_a_configuration_survives_json(head):
+    assert heads.config_from(json.loads(json.dumps(asdict(head.config)))) == head.config
 
 
 def test_bad_input_is_refused(head):
     with pytest.raises(ValueError, match="embeddings and seconds"):
         head.score(np.zeros((0, 12), np.float32), np.zeros(0))
+    with pytest.raises(ValueError, match="parts"):
+        HeadConfig(dimension=4, parts=(3, 2), categories=CATEGORIES)
     with pytest.raises(ValueError, match="hidden"):
         TemporalHead(HeadConfig(dimension=4, categories=CATEGORIES, hidden=10, heads=4))

@@ -19,7 +19,7 @@ SETTINGS = train.TrainSettings(
     passes=2,
     workers=1,
     bootstrap_draws=20,
-    fit=FitSettings(epochs=3, videos_per_step=4, stills_per_step=1, bursts_per_video=2, average_from=0.3),
+    fit=FitSettings(epochs=3, videos_per_step=4, stills_per_step=1, bursts_per_video=(1, 3), average_from=0.3),
 )
 ENCODER = {"width": 8}
 

@@ -11,7 +11,7 @@ import torch
 
 from fast_path import checkpoint
 from fast_path.encoders import tiny as encoders
-from fast_path.head import HeadConfig, TemporalHead
+from fast_path.head import HeadConfig, TemporalHead, config_from
 from guard.interfaces import SamplingNeeds, score_frames
 from guard.types import Coverage, Float32Array, Float64Array, Frames, Scores, UInt8Array
 
@@ -122,8 +122,7 @@ def build(config: Config) -> Detector:
         return _untrained(config.untrained_seed)
     stored = checkpoint.load(config.weights)
     encoder = encoders.build(encoders.Config(weights=config.weights))
-    settings = dict(stored.config["head"])
-    head = TemporalHead(HeadConfig(**{**settings, "categories": tuple(settings["categories"])}))
+    head = TemporalHead(config_from(stored.config["head"]))
     checkpoint.fill(head, stored, prefix="head.")
     return Detector(encoder, head, stored.fingerprint)
 

@@ -19,9 +19,11 @@ from torch import Tensor, nn
 
 from fast_path import checkpoint, motion
 from fast_path.augment import augment_maps
+from fast_path.motion_statistics import COUNT, statistics
 from guard.types import Float32Array, UInt8Array, require
 
 CHUNK = 64  # bursts per forward pass: bounds memory on long videos
+_STILL = (1.0, 1.0, 1.0, 1.0, 0.0, 1.0, 0.0)  # channels of a burst that one picture is enough for
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,26 +34,38 @@ class Config:
     """Checkpoint folder; None takes the weights shipped in the package."""
     untrained_seed: int | None = None
     """If set, random weights of this seed instead of a checkpoint: for training and tests."""
-    clip_frames: int = 4
+    clip_frames: int = 3
     clip_spacing_seconds: float = 0.12
     input_side_px: int = 128
-    width: int = 96
+    width: int = 64
+    blind_to_motion: bool = False
+    """Sees one picture per burst and nothing that moves: the baseline that shows what motion is worth."""
 
 
 class Network(nn.Module):
-    """Maps to embeddings: a stem shared by the pairs, their mean, peak and change over time, then space."""
+    """Maps to embeddings: a stem shared by the pairs, their mean, peak and change over time, then space.
 
-    def __init__(self, clip_frames: int, width: int) -> None:
+    Both views go through the same weights, and their embeddings stand side by side.
+    """
+
+    def __init__(self, config: Config) -> None:
         super().__init__()
-        self.pairs = clip_frames - 1
+        self.pairs, width = config.clip_frames - 1, config.width
+        self.blind_to_motion = config.blind_to_motion
         self.pair_stem = nn.Sequential(_block(motion.PAIR_CHANNELS + 2, 24, kernel=5, stride=2), _block(24, 32))
         self.burst_stem = nn.Sequential(_block(motion.BURST_CHANNELS, 16, kernel=5, stride=2), _block(16, 24))
         self.trunk = nn.Sequential(_block(32 * 3 + 24, 64, stride=2), _block(64, width))
-        self.dimension = 2 * width
+        self.scale = nn.BatchNorm1d(COUNT * motion.VIEWS)
+        self.split = (2 * width * motion.VIEWS, COUNT * motion.VIEWS)
 
     def forward(self, maps: Tensor) -> Tensor:
-        """Map float32 [N, C, 24, 36] to float32 [N, 2 * width]."""
+        """Map float32 [N, V, C, h, w] to float32 [N, D]: what is learned of both views, then what is counted."""
+        if self.blind_to_motion:
+            maps = maps[:, :1].expand_as(maps)  # the window lies where something moves
         pairs, burst = self.parts(maps)
+        if self.blind_to_motion:
+            pairs, burst = torch.zeros_like(pairs), burst * burst.new_tensor(_STILL)[:, None, None]
+        counted = self.scale(statistics(pairs, burst).reshape(len(maps), -1))
         size = len(pairs)
         flow = pairs[:, :, :2].sign() * torch.log1p(pairs[:, :, :2].abs())  # shocks must not drown everything else
         speed = torch.sqrt(flow.square().sum(2, keepdim=True) + 1e-6)
@@ -65,12 +79,13 @@ class Network(nn.Module):
         seen = torch.cat([moving.mean(1), moving.amax(1), varied, self.burst_stem(burst)], 1)
         places = self.trunk(seen).flatten(2)
         # an event is small on screen: the four strongest places beside the mean
-        return torch.cat([places.mean(2), places.topk(4, dim=2).values.mean(2)], 1)
+        learned = torch.cat([places.mean(2), places.topk(4, dim=2).values.mean(2)], 1)
+        return torch.cat([learned.reshape(len(maps), -1), counted], 1)
 
     def parts(self, maps: Tensor) -> tuple[Tensor, Tensor]:
-        """Split maps [N, C, h, w] into those of pairs [N, P, 5, h, w] and those of bursts [N, 7, h, w]."""
-        split = self.pairs * motion.PAIR_CHANNELS
-        return maps[:, :split].reshape(-1, self.pairs, motion.PAIR_CHANNELS, *motion.GRID), maps[:, split:]
+        """Split maps [N, V, C, h, w] into those of pairs [N * V, P, 5, h, w] and those of bursts [N * V, 7, h, w]."""
+        flat, split = maps.flatten(0, 1), self.pairs * motion.PAIR_CHANNELS
+        return flat[:, :split].reshape(-1, self.pairs, motion.PAIR_CHANNELS, *motion.GRID), flat[:, split:]
 
 
 class Encoder:
@@ -83,7 +98,12 @@ class Encoder:
     @property
     def dimension(self) -> int:
         """Length D of an embedding."""
-        return self.network.dimension
+        return sum(self.network.split)
+
+    @property
+    def parts(self) -> tuple[int, ...]:
+        """Lengths of the parts of an embedding: learned, counted."""
+        return self.network.split
 
     @property
     def clip_frames(self) -> int:
@@ -103,7 +123,7 @@ class Encoder:
     @property
     def front_fingerprint(self) -> str:
         """Identifies everything before the learned weights: equal ones give equal `prepare` results."""
-        return f"motion-1-L{self.clip_frames}"
+        return f"motion-3-L{self.clip_frames}"
 
     @property
     def fingerprint(self) -> str:
@@ -121,17 +141,18 @@ class Encoder:
             "clip_spacing_seconds": self.clip_spacing_seconds,
             "input_side_px": self.input_side_px,
             "width": self.config.width,
+            "blind_to_motion": self.config.blind_to_motion,
         }
 
     def augment(self, features: Tensor, rng: np.random.Generator) -> Tensor:
-        """Return a changed copy of prepared features float32 [N, C, h, w] that means the same."""
+        """Return a changed copy of prepared features float32 [N, V, C, h, w] that means the same."""
         pairs, burst = augment_maps(*self.network.parts(features), rng)
-        return torch.cat([pairs.flatten(1, 2), burst], 1)
+        return torch.cat([pairs.flatten(1, 2), burst], 1).reshape(features.shape)
 
     def prepare(self, clips: UInt8Array) -> NDArray[np.float16]:
-        """Return what the network sees, float16 [N, C, 24, 36], for uint8 [N, L, H, W, 3]; nothing here is learned."""
+        """Return what the network sees, float16 [N, V, C, h, w], for uint8 [N, L, H, W, 3]; nothing here is learned."""
         self._check(clips)
-        shape = (len(clips), motion.channels(self.clip_frames), *motion.GRID)
+        shape = (len(clips), motion.VIEWS, motion.channels(self.clip_frames), *motion.GRID)
         return np.stack([motion.motion_maps(clip) for clip in clips]) if len(clips) else np.zeros(shape, np.float16)
 
     @torch.inference_mode()
@@ -160,10 +181,10 @@ def build(config: Config) -> Encoder:
     if config.untrained_seed is not None:
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(config.untrained_seed)
-            return Encoder(config, Network(config.clip_frames, config.width))
+            return Encoder(config, Network(config))
     stored = checkpoint.load(config.weights)
     settings = Config(**{**stored.config["encoder"]["settings"], "weights": config.weights})
-    network = Network(settings.clip_frames, settings.width)
+    network = Network(settings)
     checkpoint.fill(network, stored, prefix="encoder.")
     return Encoder(settings, network)
 
