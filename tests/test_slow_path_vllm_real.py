@@ -98,7 +98,8 @@ def test_log_probabilities_come_with_every_token_and_join_to_the_answer(vllm: Se
     assert made.tokens is not None
     assert len(made.tokens) >= made.completion_tokens - 1
     assert "".join(t.text for t in made.tokens).startswith(made.text[:10])
-    assert sum(len(t.top) >= 10 for t in made.tokens) > 0.8 * len(made.tokens)
+    assert all(t.text in t.top for t in made.tokens)
+    assert any(len(t.top) >= 10 for t in made.tokens)
     known = label_confidences(made.tokens, re.findall(r'"violated":"(\w+)"', made.text))
     assert len(known) == 2
     assert all(p is not None and 0 < p < 1 for p in known)

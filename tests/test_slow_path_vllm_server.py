@@ -241,6 +241,19 @@ def test_a_server_without_log_probabilities_still_answers() -> None:
     assert len(double.bodies) == 2
 
 
+def test_a_token_chosen_by_the_grammar_counts_even_if_it_is_not_listed() -> None:
+    reply = completion("no")
+    reply[2]["choices"][0]["logprobs"]["content"][0] |= {
+        "logprob": -4.0,
+        "top_logprobs": [{"token": "x", "logprob": -0.1}],
+    }
+    with serving(lambda n, body: reply) as double:
+        made = ask(double.url)[0]
+    assert isinstance(made, Generation)
+    assert made.tokens is not None
+    assert made.tokens[0].top == {"x": pytest.approx(-0.1), "no": pytest.approx(-4.0)}
+
+
 def test_counted_images_must_be_those_sent() -> None:
     def counting(tokens: int) -> Callable[[int, dict[str, Any]], Reply]:
         details = {"prompt_tokens_details": {"cached_tokens": 3, "multimodal_tokens": {"image": tokens}}}

@@ -208,10 +208,14 @@ def _tokens(choice: Any) -> tuple[Token, ...] | None:
     content = choice.logprobs.content if choice.logprobs else None
     if not content:
         return None
-    return tuple(
-        Token(text=t.token, logprob=t.logprob, top=summed((a.token, a.logprob) for a in t.top_logprobs or ()))
-        for t in content
-    )
+    return tuple(Token(text=t.token, logprob=t.logprob, top=_alternatives(t)) for t in content)
+
+
+def _alternatives(entry: Any) -> dict[str, float]:
+    """Return the listed alternatives and the chosen token, which a grammar can pick from below the listed ones."""
+    listed = [(a.token, a.logprob) for a in entry.top_logprobs or ()]
+    chosen = [] if any(text == entry.token for text, _ in listed) else [(entry.token, entry.logprob)]
+    return summed([*listed, *chosen])
 
 
 def _counted_images(details: Any, request: Request) -> int | None:
