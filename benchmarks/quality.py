@@ -1,10 +1,10 @@
 """How well the fast path ranks and how far its probabilities can be taken at their word, per category.
 
-    python benchmarks/quality.py --data DIR [--no-training]
+    python benchmarks/quality.py --data DIR --blind-weights DIR [--stills MANIFEST] [--no-training]
 
 Validation split. Beside the detector: always-safe, flag-all, random, a logistic regression on colour histograms and the
-magnitude of motion, and one network trained twice with one short recipe, once on real bursts and once on bursts whose
-frames are all the first one: what it loses is what motion gives. Both are trained on the train split, videos only.
+magnitude of motion (train split), and the same network trained by `fast_path.train` with the same recipe, but shown one
+picture per burst: what it loses is what motion gives. Both networks stopped on the loss of this very split.
 Intervals: 95 %, bootstrap over whole groups. Calibration error is that of scores mapped by a scaling that was fitted
 without the clip's group.
 """
@@ -12,7 +12,7 @@ without the clip's group.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,6 @@ from fast_path import dataset, metrics
 from fast_path.features import FeatureCache
 from fast_path.reliability import expected_calibration_error
 from guard.errors import InputError
-from guard.types import UInt8Array
 
 OWN_NEGATIVES = {"violence.fighting": ("nofight",), "accidents.road": ("no_accident",), "illegal.fire": ("nofire",)}
 """Raw labels of the clips that look most like a category without being of it."""
@@ -156,92 +155,36 @@ def hand_regression(
     return scored(rows_val, categories, np.stack(columns, 1))
 
 
-# One network, with and without motion
+# The same network, blind to motion
 
 
-def prepared(rows: Sequence[dataset.Row], encoder: Any, passes: int, cache: Path) -> dict[str, list[Any]]:
-    """Return examples of both kinds, `motion` and `still`, of the same bursts with the same augmentation."""
-    from fast_path.augment import augment_clip
-    from fast_path.bank import Example
+def blind_weights(options: argparse.Namespace) -> Path:
+    """Return the checkpoint of the same network trained on one picture per burst; trained if it is not there."""
+    from fast_path import checkpoint
+    from fast_path.fit import FitSettings
+    from fast_path.train import TrainSettings, train_fast
 
-    kept = FeatureCache(folder=cache / "bank")
-    frames, spacing = encoder.clip_frames, encoder.clip_spacing_seconds
-    result: dict[str, list[Any]] = {"motion": [], "still": []}
-    for number, row in enumerate(rows, 1):
-
-        def make(row: dataset.Row = row) -> dict[str, NDArray[Any]]:
-            rng = np.random.default_rng(int(row.sha256[:12], 16))
-            length = dataset.duration_seconds(row)
-            plans = [dataset.even_plan(length, frames=frames, spacing=spacing)]
-            plans += [dataset.random_plan(length, frames=frames, spacing=spacing, rng=rng) for _ in range(passes - 1)]
-            arrays: dict[str, NDArray[Any]] = {}
-            for p, clips in enumerate(dataset.read_bursts(row, plans, frames=frames, side_px=encoder.input_side_px)):
-                seen = list(clips) if p == 0 else [augment_clip(clip, rng) for clip in clips]
-                for kind, change in KINDS.items():
-                    arrays[f"{kind}{p}"] = np.concatenate([encoder.prepare(change(clip)[None]) for clip in seen])
-                arrays[f"seconds{p}"] = plans[p].starts_seconds + plans[p].spacing_seconds * (frames - 1) / 2
-            return arrays
-
-        key = kept.key(row.sha256, encoder.front_fingerprint, {"passes": passes, "spacing": spacing, "version": 1})
-        try:
-            arrays = kept.get(key, make)
-        except InputError:
-            continue
-        for kind, made in result.items():
-            features = tuple(arrays[f"{kind}{p}"] for p in range(passes))
-            seconds = tuple(arrays[f"seconds{p}"] for p in range(passes))
-            made.append(Example(row=row, features=features, seconds=seconds))
-        tell(f"bursts {number}/{len(rows)}")
-    return result
-
-
-def frozen(clip: UInt8Array) -> UInt8Array:
-    """Return the burst with its first frame in every place."""
-    return np.repeat(clip[:1], len(clip), 0)
-
-
-KINDS: Mapping[str, Callable[[UInt8Array], UInt8Array]] = {"motion": lambda clip: clip, "still": frozen}
-
-
-def twin_networks(
-    train: Sequence[dataset.Row], val: Sequence[dataset.Row], categories: Sequence[str], options: argparse.Namespace
-) -> dict[str, Any]:
-    """Train the same network on both kinds; no clip of the validation split has a say in when it stops."""
-    import torch
-
-    from fast_path.fit import FitSettings, fit, predict
-    from fast_path.head import HeadConfig, TemporalHead
-    from guard import plugins
-
-    encoder_of = lambda seed: plugins.load("encoder", "tiny", untrained_seed=seed)  # noqa: E731
-    banks = [prepared(rows, encoder_of(0), options.passes, options.cache) for rows in (train, val)]
-    found: dict[str, Any] = {}
-    for kind in KINDS:
-        runs = []
-        for seed in range(options.seeds):
-            torch.manual_seed(seed)
-            encoder = encoder_of(seed)
-            head = TemporalHead(HeadConfig(dimension=encoder.dimension, categories=tuple(categories)))
-            targets = dataset.targets([e.row for e in banks[0][kind]], categories)
-            settings = FitSettings(epochs=options.epochs, patience=options.epochs, seed=seed, stills_per_step=0)
-            state = options.cache / f"twin-{kind}-{seed}-{encoder.front_fingerprint}-{len(train)}-{options.epochs}.pt"
-            none = np.zeros((0, len(categories)), np.float32)
-            fit(
-                encoder, head, banks[0][kind], targets, [], none, settings, state_path=state,
-                progress=lambda stage, done, total, kind=kind: tell(f"{kind} {stage} {done}/{total}"),
-            )  # fmt: skip
-            runs.append(predict(encoder, head, banks[1][kind]))
-        rows = [e.row for e in banks[1][kind]]
-        found[kind] = scored(rows, categories, np.mean(runs, 0))
-    return found
+    folder: Path = options.blind_weights
+    if not (folder / checkpoint.WEIGHTS).exists():
+        manifests = [options.data / "manifest.jsonl", *options.stills]
+        fit = FitSettings() if options.epochs is None else FitSettings(epochs=options.epochs)
+        train_fast(
+            manifests, "tiny", folder, settings=TrainSettings(passes=options.passes, workers=1, fit=fit),
+            encoder_settings={"blind_to_motion": True},
+            progress=lambda stage, done, total: tell(f"{stage} {done}/{total}"),
+        )  # fmt: skip
+    return folder
 
 
 def main(argv: Sequence[str] | None = None) -> None:
     parser = common.parser(__doc__, "quality")
-    parser.add_argument("--no-training", action="store_true", help="leave out what has to be trained")
-    parser.add_argument("--passes", type=int, default=3, help="passes over each training clip, one of them clean")
-    parser.add_argument("--epochs", type=int, default=30)
-    parser.add_argument("--seeds", type=int, default=1, help="networks of each kind whose scores are averaged")
+    parser.add_argument("--no-training", action="store_true", help="leave out the regression")
+    parser.add_argument(
+        "--blind-weights", type=Path, help="checkpoint of the network without motion; trained if absent"
+    )
+    parser.add_argument("--stills", type=Path, nargs="*", default=[], help="manifests of stills to train it on as well")
+    parser.add_argument("--passes", type=int, default=9, help="passes over each training clip, one of them clean")
+    parser.add_argument("--epochs", type=int, help="by default as the shipped weights")
     options = parser.parse_args(argv)
     detector = common.build_detector(options)
     rows = common.rows_of(options)
@@ -258,8 +201,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not options.no_training:
         train = common.rows_of(options, "train")
         models["colour_and_motion_regression"] = hand_regression(train, found.rows, found.categories, options.cache)
-        twins = twin_networks(train, found.rows, found.categories, options)
-        models |= {f"same_network_{'with' if k == 'motion' else 'without'}_motion": v for k, v in twins.items()}
+    if options.blind_weights is not None:
+        blind = common.build_detector(argparse.Namespace(**{**vars(options), "weights": blind_weights(options)}))
+        with common.Scorer(blind, options.cache) as scorer:
+            models["same_network_without_motion"] = scorer.table(found.rows)
     result = {
         **common.about(detector, found),
         "split": options.split,
@@ -279,9 +224,6 @@ def main(argv: Sequence[str] | None = None) -> None:
             for i, c in enumerate(found.categories)
             if c in common.AIMS
         },
-        "twin_recipe": None
-        if options.no_training
-        else f"{options.epochs} epochs, {options.passes} passes, {options.seeds} seeds, videos only, averaged weights",
     }
     common.save(options.out, result)
 

@@ -76,11 +76,12 @@ def run(data: Path, cache: Path, tmp_path: Path):
     return run
 
 
-def test_quality_measures_every_model_on_every_category(run) -> None:
-    result = run(quality, "--passes", "2", "--epochs", "1")
+def test_quality_measures_every_model_on_every_category(run, tmp_path: Path) -> None:
+    blind = tmp_path / "blind"
+    result = run(quality, "--passes", "2", "--epochs", "1", "--blind-weights", str(blind))
+    assert json.loads((blind / "config.json").read_text())["encoder"]["settings"]["blind_to_motion"] is True
     assert set(result["models"]) == {
-        "tiny", "always_safe", "flag_all", "random", "colour_and_motion_regression",
-        "same_network_with_motion", "same_network_without_motion",
+        "tiny", "always_safe", "flag_all", "random", "colour_and_motion_regression", "same_network_without_motion",
     }  # fmt: skip
     for name, table in result["models"].items():
         for row in table.values():
