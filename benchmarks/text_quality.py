@@ -152,7 +152,9 @@ def _settled(clear: Truth, block: Truth, truth: Truth) -> dict[str, int]:
 
 
 def probabilities(model: TextClassifier, rows: Sequence[TextRow], category: str) -> NDArray[np.float64]:
-    return np.array([s.scores.of(category) for s in model.score([row.text for row in rows])], dtype=np.float64)
+    return np.array(
+        [s.probability[model.categories.index(category)] for s in model.score([row.text for row in rows])], float
+    )
 
 
 def validation(model: TextClassifier, data: Path) -> dict[str, Any]:
@@ -229,7 +231,7 @@ def refusal_suites(model: TextClassifier, data: Path) -> dict[str, Any]:
     harmful = [c for c in model.categories if c != "negativity"]  # a sad sentence is no harm
     rows = read_source(data, "xstest")
     for row, scored in zip(rows, model.score([r.text for r in rows]), strict=True):
-        top = max(scored.scores.of(c) or 0.0 for c in harmful)
+        top = max(float(scored.probability[model.categories.index(c)]) for c in harmful)
         kinds.setdefault(f"{'unsafe' if row.raw['unsafe_prompt'] else 'safe'}:{row.raw['type']}", []).append(top)
     found["xstest_flagged_at_half"] = {
         kind: {"cases": len(v), "flagged": int(np.sum(np.array(v) >= 0.5))} for kind, v in sorted(kinds.items())
@@ -237,7 +239,9 @@ def refusal_suites(model: TextClassifier, data: Path) -> dict[str, Any]:
     areas: dict[str, list[float]] = {}
     rows = read_source(data, "simple_safety_tests")
     for row, scored in zip(rows, model.score([r.text for r in rows]), strict=True):
-        areas.setdefault(str(row.raw["area"]), []).append(max(scored.scores.of(c) or 0.0 for c in harmful))
+        areas.setdefault(str(row.raw["area"]), []).append(
+            max(float(scored.probability[model.categories.index(c)]) for c in harmful)
+        )
     found["simple_safety_tests"] = {
         area: {"cases": len(v), "flagged": int(np.sum(np.array(v) >= 0.5)), "cleared": int(np.sum(np.array(v) < 0.1))}
         for area, v in sorted(areas.items())
@@ -255,7 +259,7 @@ def unread_languages(model: TextClassifier, data: Path) -> dict[str, Any]:
         english = [r for r in read_source(data, source) if r.split != "train"]
         by[f"english:{source}"] = model.score([r.text for r in english])
     return {
-        name: {"texts": len(v), "not_read": float(np.mean([s.coverage.frames_scored == 0 for s in v]))}
+        name: {"texts": len(v), "not_read": float(np.mean([not s.understood for s in v]))}
         for name, v in sorted(by.items())
     }
 

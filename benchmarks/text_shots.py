@@ -204,7 +204,7 @@ def trained(tasks: Mapping[str, Task], folder: Path | None) -> dict[str, Any]:
     for name, task in tasks.items():
         category = TASKS[name][1]
         texts = [r.text for r in task.test]
-        flagged = np.array([(s.scores.of(category) or 0.0) >= 0.5 for s in model.score(texts)])
+        flagged = np.array([s.probability[model.categories.index(category)] >= 0.5 for s in model.score(texts)])
         found[name] = {
             "classifier": bootstrap(f1, task.truth, flagged),
             "keywords": bootstrap(f1, task.truth, keyword_hits(texts, category) >= 1),

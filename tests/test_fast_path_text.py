@@ -208,7 +208,7 @@ def test_a_disguise_moves_the_score_little(shipped: TextClassifier) -> None:
         ["you fucking idiot", "y0u fucк1ng id1ot", "ｙｏｕ fu\u200bcking idiot", "you f.u.c.k.i.n.g idiot"]
     )
     for scored in hidden:
-        assert abs(scored.scores.probability[0] - plain.scores.probability[0]) < 0.1
+        assert abs(scored.probability[0] - plain.probability[0]) < 0.1
 
 
 def test_one_bad_sentence_in_a_long_text_is_found(shipped: TextClassifier) -> None:
@@ -253,6 +253,13 @@ def test_a_rule_that_it_was_not_trained_on_is_never_cleared(screener: Screener) 
     (verdict,) = screener.screen(["good morning everyone, see you later"], policy(sexual="block"))
     assert verdict.decision == "review"
     assert verdict.categories["sexual"].score is None
+
+
+def test_known_words_of_harm_stand_in_a_text_that_was_not_understood(shipped: TextClassifier) -> None:
+    (scored,) = shipped.score(["Добрый вечер как у вас дела fucking stupid bitch"])
+    assert not scored.understood
+    assert "toxicity" in scored.scores.categories
+    assert "spam" not in scored.scores.categories
 
 
 def test_a_slow_path_settles_what_screening_left_open(screener: Screener) -> None:

@@ -1,9 +1,9 @@
 """The embedded text classifier: screens titles, captions, comments, and words seen or heard in a video.
 
 It gives the same `Scores` and `Coverage` as a video detector, so that one calibration, router and verdict serve both.
-For text, seconds are reading time at 15 characters a second. What the classifier could not read it says through the
-coverage: text past the limit makes it incomplete, and a text in words or scripts that it was not trained on counts as
-not scored, so the router never takes its low score for safety. A high score stands either way.
+For text, seconds are reading time at 15 characters a second. Text past the limit makes the coverage incomplete. Of a
+text in words, scripts or emoji that it was not trained on it hands over high scores only: a column that is not there is
+a rule that nobody judged, so no low score is taken for safety, and a slow path that can read the text may settle it.
 """
 
 from __future__ import annotations
@@ -19,10 +19,13 @@ from fast_path.text import model as stored
 from fast_path.text.features import bags
 from fast_path.text.normalise import Plain, normalise
 from guard.errors import InvalidConfig, TooLong
-from guard.types import Coverage, Scores
+from guard.types import Coverage, Float32Array, Scores
 
 CHARACTERS_PER_SECOND = 15.0
 """Reading speed that turns lengths of text into the seconds of `Coverage`."""
+
+STANDS_ALONE = 0.5
+"""A score this high is handed over even of a text that was not understood: known words of harm are in it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,8 +38,8 @@ class Config:
     """A longer text is scored in windows of this many words, so that one bad sentence is not lost in it; 10..1000."""
     overlap_words: int = 30
     """Words that neighbouring windows share; 0 or more, less than half of `window_words`."""
-    familiar_share: float = 0.5
-    """A window with a smaller share of known words counts as not read; 0 to 1."""
+    familiar_share: float = 0.7
+    """A window with a smaller share of known words counts as not understood; 0 to 1."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,9 +47,13 @@ class TextScores:
     """What the classifier says of one text."""
 
     scores: Scores
-    """Highest probability of any window, by category; raw as far as a calibration is concerned; no moments."""
+    """Raw scores for calibration, without moments; where the text was not understood, only those of at least 0.5."""
+    probability: Float32Array
+    """float32 [C]: highest probability of any window, for every category of the classifier."""
+    understood: bool
+    """Whether low scores mean anything: every window is in words that the training texts hold."""
     coverage: Coverage
-    """`frames_scored` counts the windows that were understood."""
+    """Windows stand for frames."""
     familiar: float
     """Share of words that the training texts hold too, in [0, 1]; 1 for a text without words."""
     disguised: int
@@ -81,22 +88,26 @@ class TextClassifier:
 
     def _score(self, plain: Plain) -> TextScores:
         parts = windows(plain, self._config.window_words, self._config.overlap_words)
-        probability = self._model.probability(self._model.logits(bags(parts, self._model.features)))
+        by_window = self._model.probability(self._model.logits(bags(parts, self._model.features)))
+        probability = by_window.max(axis=0)
         known = [self._model.known(part.words) for part in parts]
-        understood = [self._understands(plain, hits) for hits in known]
+        understood = all(self._understands(plain, hits) for hits in known)
+        kept = [i for i, value in enumerate(probability) if understood or value >= STANDS_ALONE]
         return TextScores(
             scores=Scores(
-                categories=self.categories,
-                probability=probability.max(axis=0),
+                categories=tuple(self.categories[i] for i in kept),
+                probability=probability[kept],
                 moment_seconds=np.empty(0, np.float64),
-                per_moment=np.empty((0, len(self.categories)), np.float32),
+                per_moment=np.empty((0, len(kept)), np.float32),
                 detector=self.name,
                 fingerprint=self.fingerprint,
             ),
-            coverage=_coverage(plain, parts, understood),
+            probability=probability,
+            understood=understood,
+            coverage=_coverage(plain, len(parts)),
             familiar=_share(np.concatenate(known)),
             disguised=plain.disguised,
-            peak_window=tuple(int(i) for i in probability.argmax(axis=0)),
+            peak_window=tuple(int(i) for i in by_window.argmax(axis=0)),
         )
 
     def _understands(self, plain: Plain, known: NDArray[np.bool_]) -> bool:
@@ -130,19 +141,15 @@ def _share(hits: NDArray[np.bool_]) -> float:
     return float(np.mean(hits)) if len(hits) else 1.0
 
 
-def _coverage(plain: Plain, parts: Sequence[Plain], understood: Sequence[bool]) -> Coverage:
-    longest = run = 0
-    for part, good in zip(parts, understood, strict=True):
-        run = 0 if good else run + len(part.words)
-        longest = max(longest, run)
-    read = len(plain.words) / CHARACTERS_PER_SECOND
+def _coverage(plain: Plain, windows_: int) -> Coverage:
+    read, unread = len(plain.words) / CHARACTERS_PER_SECOND, plain.unread / CHARACTERS_PER_SECOND
     return Coverage(
-        frames_scored=sum(understood),
-        frames_decoded=len(parts),
-        largest_gap_seconds=max(longest, plain.unread) / CHARACTERS_PER_SECOND,
+        frames_scored=windows_,
+        frames_decoded=windows_,
+        largest_gap_seconds=unread,
         full_decode=plain.unread == 0,
         decoded_seconds=read,
-        declared_seconds=read + plain.unread / CHARACTERS_PER_SECOND,
+        declared_seconds=read + unread,
         complete=plain.unread == 0,
         sampler="text_windows",
         seed=0,
