@@ -2,11 +2,12 @@
 
 The rules, in the order in which they are asked:
 
-1. A violation that any stage is sure of decides: `block` for a blocking rule, `review` for a flagging one.
-2. What nobody could judge is never allowed: a decode that broke off or a failed detector is `undecided`; an uncertain
-   or uncovered rule that no slow path settled is `review`.
+1. A violation of a blocking rule that any stage is sure of is `block`.
+2. What nobody could judge is never allowed: a decode that broke off or a failed detector is `undecided`, also where a
+   flagging rule is violated; a violated flagging rule, an uncertain or uncovered rule that no slow path settled, and a
+   slow path that failed are `review`.
 3. The slow path may raise any score to a violation and may clear an uncertain one. It clears a score at or above the
-   policy's `block_at` only if two independent passes agree.
+   policy's `block_at` only if two independent passes agree. It clears nothing where too little of the video was seen.
 4. Only where every active rule was judged and found clear is the decision `allow`.
 """
 
@@ -30,6 +31,7 @@ from guard.types import (
     Policy,
     PolicyRef,
     Route,
+    RouteReason,
     Rule,
     RuleCheck,
     RuleFinding,
@@ -163,6 +165,8 @@ def _finding(rule: Rule, evidence: Evidence) -> Finding:
     screened = next((f for f in route.findings if f.category == rule.category), None)
     check = _check_for(rule, evidence.judgement)
     outcome, stage, why = _settle(_screen_outcome(rule, screened, route), check, evidence.judgement)
+    if outcome == "clear" and route.reason is RouteReason.POOR_COVERAGE:
+        outcome, stage, why = "unsettled", "none", ""  # the slow path saw no more than the screen did
     return Finding(
         rule=rule,
         score=screened.score if screened else None,
@@ -206,18 +210,19 @@ def _settle(screen: str, check: RuleCheck | None, judgement: Judgement | None) -
 
 def _decision(findings: Sequence[Finding], evidence: Evidence) -> tuple[Decision, ErrorInfo | None]:
     violating = [f for f in findings if f.outcome == "violates"]
-    problem = _problem(evidence)
+    unseen = _unseen(evidence)
+    problem = unseen or evidence.slow_error
     if any(f.rule.state == "block" for f in violating):
         return "block", problem
-    if problem is not None and evidence.slow_error is None:
-        return "undecided", problem
-    if any(f.outcome != "clear" for f in findings):
+    if unseen is not None:
+        return "undecided", unseen
+    if problem is not None or any(f.outcome != "clear" for f in findings):
         return "review", problem
     return "allow", None
 
 
-def _problem(evidence: Evidence) -> ErrorInfo | None:
-    """Return what kept some stage from judging the whole video, the gravest first."""
+def _unseen(evidence: Evidence) -> ErrorInfo | None:
+    """Return what kept the screen from judging the whole video, the gravest first."""
     if evidence.errors:
         return evidence.errors[0]
     coverage = evidence.coverage
@@ -227,7 +232,7 @@ def _problem(evidence: Evidence) -> ErrorInfo | None:
             message=_incomplete(coverage),
             hint="What was decoded was scored; ask for an undamaged file.",
         )
-    return evidence.slow_error
+    return None
 
 
 def _incomplete(coverage: Coverage) -> str:

@@ -104,6 +104,20 @@ def test_a_broken_off_decode_is_undecided_unless_a_violation_was_seen() -> None:
     assert verdict.error is not None
     assert verdict.error.code == "truncated"
     assert decide(evidence(0.97, seen=broken)).decision == "block"
+    down = ErrorInfo(code="vlm_unavailable", message="down")
+    verdict = decide(evidence(0.02, seen=broken, slow_error=down))
+    assert (verdict.decision, verdict.error and verdict.error.code) == ("undecided", "truncated")
+
+
+def test_the_slow_path_cannot_clear_what_neither_stage_saw() -> None:
+    verdict = decide(evidence(0.02, seen=coverage(largest_gap_seconds=60.0), answer=judgement({FIGHT: "no"})))
+    assert verdict.decision == "review"
+    assert verdict.rationale
+
+
+def test_a_slow_path_that_failed_never_ends_as_allow() -> None:
+    down = ErrorInfo(code="vlm_unavailable", message="down")
+    assert decide(evidence(0.02, slow_error=down)).decision == "review"
 
 
 def test_a_failed_detector_is_undecided_even_where_the_rest_is_clear() -> None:
@@ -192,7 +206,7 @@ def cleared(case: Evidence, rule: Rule) -> bool:
     sure_no = any(
         c.rule == rule.category and c.violated == "no" and (c.confidence is None or c.confidence >= 0.7) for c in checks
     )
-    return low or sure_no
+    return low or (seen and sure_no)
 
 
 @given(situations())
