@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import threading
 from collections.abc import Coroutine
 from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from types import TracebackType
 from typing import Any, Self, TypeVar
 
+log = logging.getLogger(__name__)
+
 T = TypeVar("T")
+
+_STOP_SECONDS = 10.0
+"""Patience with work that does not let itself be cancelled; its thread is a daemon and ends with the process."""
 
 
 class BackgroundLoop:
@@ -25,13 +32,17 @@ class BackgroundLoop:
         return asyncio.run_coroutine_threadsafe(work, self._loop)
 
     def close(self) -> None:
-        """Cancel what still runs, and end the thread."""
+        """Cancel what still runs, and end the thread. Never raises: work that cannot be stopped is left and logged."""
         if self._loop.is_closed():
             return
-        asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(timeout=10)
+        try:
+            asyncio.run_coroutine_threadsafe(_cancel_others(), self._loop).result(timeout=_STOP_SECONDS)
+        except FutureTimeout:
+            log.warning("the slow path did not stop within %.0f s", _STOP_SECONDS)
         self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join(timeout=10)
-        self._loop.close()
+        self._thread.join(timeout=_STOP_SECONDS)
+        if not self._thread.is_alive():
+            self._loop.close()
 
     def __enter__(self) -> Self:
         return self

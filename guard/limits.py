@@ -7,6 +7,7 @@ judged.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, fields
 
 from guard.errors import InvalidConfig
@@ -16,10 +17,10 @@ MIB = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds for one input and for the process that decodes it. All values are positive.
+    """Bounds for one input and for the process that decodes it. All values are positive and finite.
 
     Raises:
-        InvalidConfig: a bound is zero or negative; the message names it.
+        InvalidConfig: a bound is zero, negative or without end; the message names it.
     """
 
     max_bytes: int = 10 * 1024 * MIB
@@ -52,8 +53,8 @@ class Limits:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if not value > 0:
-                raise InvalidConfig(f"limits.{item.name} must be greater than 0; got {value!r}.")
+            if not 0 < value < math.inf:
+                raise InvalidConfig(f"limits.{item.name} must be greater than 0 and finite; got {value!r}.")
 
 
 DEMUXERS: tuple[str, ...] = (

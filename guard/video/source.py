@@ -57,7 +57,7 @@ def open_video(
 
     Raises:
         InputNotFound: there is no such file.
-        InputUnreadable: not a regular file, or no permission.
+        InputUnreadable: not a regular file, no permission, or a read that failed.
         Undecodable: the file is empty.
         TooLarge: more than `limits.max_bytes`.
         UnsupportedMediaType: a playlist, a document or plain text.
@@ -65,8 +65,9 @@ def open_video(
     bounds = limits or Limits()
     if isinstance(source, str | Path):
         return _from_path(Path(source), name, bounds)
-    data = bytes(source) if isinstance(source, bytes | bytearray | memoryview) else _read_all(source, bounds)
     label = name or "upload"
+    with _reading(label):
+        data = bytes(source) if isinstance(source, bytes | bytearray | memoryview) else _read_all(source, bounds)
     _check_size(len(data), label, bounds)
     _check_start(data[:64], label)
     return Video(source=label, sha256=hashlib.sha256(data).hexdigest(), size_bytes=len(data), data=data)
@@ -77,8 +78,9 @@ def _from_path(path: Path, name: str | None, limits: Limits) -> Video:
     with _opened(path, label) as fd:
         before = _identity(fd)
         _check_size(before[2], label, limits)
-        _check_start(os.pread(fd, 64, 0), label)
-        digest, size = _hash(fd)
+        with _reading(label):
+            _check_start(os.pread(fd, 64, 0), label)
+            digest, size = _hash(fd)
         if _identity(fd) != before or size != before[2]:
             raise InputChanged(f"{label} was written to while it was read.")
     _identities.remember(path, digest, before)
@@ -113,7 +115,8 @@ def content_fd(video: Video) -> Iterator[int]:
 
 
 def _rehash(fd: int, video: Video) -> None:
-    digest, _ = _hash(fd)
+    with _reading(video.source):
+        digest, _ = _hash(fd)
     if digest != video.sha256:
         raise InputChanged(
             f"{video.source} is not the file that was hashed: SHA-256 {digest}, expected {video.sha256}."
@@ -138,6 +141,14 @@ def _opened(path: Path, label: str) -> Iterator[int]:
         yield fd
     finally:
         os.close(fd)
+
+
+@contextmanager
+def _reading(label: str) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:  # a bad disk, a network drive that went away: this input's failure, not the scan's
+        raise InputUnreadable(f"Cannot read {label!r}: {error.strerror or error}.") from None
 
 
 def _identity(fd: int) -> _Identity:
