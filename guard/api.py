@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import platform
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from types import TracebackType
@@ -14,13 +14,14 @@ from guard import plugins, taxonomy
 from guard._version import __version__
 from guard.config import Settings, load_settings
 from guard.errors import InputError, InvalidConfig
-from guard.interfaces import Calibrator, Detector
+from guard.interfaces import Calibrator, Detector, Judge
 from guard.pipeline import Pipeline, Stages
-from guard.types import Policy, Verdict, Video
+from guard.types import Frames, Policy, Verdict, Video
 from guard.verdict import failed
 
 if TYPE_CHECKING:
     from guard.limits import Limits
+    from guard.video.sandbox import SandboxedDecoder
 
 DEFAULT_POLICY = "default"
 SCREEN_POLICY = "screen"
@@ -134,8 +135,9 @@ def _stages(settings: Settings, policy: Policy, limits: Limits) -> Stages:
     sampling = SamplingConfig(max_gap_seconds=settings.max_gap_seconds, seed=settings.seed)
     calibration, router = _upper("fast_path.calibration"), _upper("fast_path.router")
     calibrators: dict[str, Calibrator] = calibration.load_calibrators(settings.calibration, detectors)
+    decoder = SandboxedDecoder(workers=settings.workers, limits=limits, sampling=sampling, reader=settings.reader)
     return Stages(
-        decoder=SandboxedDecoder(workers=settings.workers, limits=limits, sampling=sampling, reader=settings.reader),
+        decoder=decoder,
         detectors=detectors,
         router=router.build(
             router.Config(
@@ -145,7 +147,7 @@ def _stages(settings: Settings, policy: Policy, limits: Limits) -> Stages:
             )
         ),
         calibrators=calibrators,
-        judge=_judge(settings) if settings.slow_url else None,
+        judge=_judge(settings, decoder) if settings.slow_url else None,
         versions=versions(detectors, calibrators),
     )
 
@@ -155,8 +157,26 @@ def _serves(detector: Detector, policy: Policy) -> bool:
     return any(taxonomy.covers(rule.category, c) for rule in policy.active() for c in detector.categories)
 
 
-def _judge(settings: Settings) -> Any:
-    return _upper("slow_path.judge").from_url(settings.slow_url, model=settings.slow_model)
+def _judge(settings: Settings, decoder: SandboxedDecoder) -> Judge:
+    """Return the slow path over the configured server; its pictures come from a second decode in the sandbox."""
+
+    def frames(video: Video, times_seconds: Sequence[float], longest_side_px: int) -> Frames:
+        return decoder.frames_at(video, times_seconds, _short_side(video, longest_side_px))
+
+    engine = plugins.load("engine", "vllm_server", base_url=settings.slow_url, model=settings.slow_model)
+    judge: Judge = _upper("slow_path.judge").VlmJudge(engine, frame_source=frames)
+    return judge
+
+
+def _short_side(video: Video, longest_px: int) -> int:
+    """Return the short side at which the long one is `longest_px`; never above the video's own, at least 16.
+
+    1920x1080 at 448 gives 252; 320x240 at 448 stays at 240, since enlarging shows nothing more.
+    """
+    if video.media is None or min(video.media.width, video.media.height) <= 0:
+        return longest_px // 2
+    short, long = sorted((video.media.width, video.media.height))
+    return max(16, min(short, round(longest_px * short / long)))
 
 
 def versions(detectors: Iterable[Detector], calibrators: Mapping[str, Calibrator]) -> dict[str, str]:

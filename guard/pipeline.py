@@ -81,10 +81,20 @@ class Pipeline:
         self._loop = BackgroundLoop() if stages.judge is not None else None
 
     def close(self) -> None:
-        """End the threads; the caller owns the stages."""
+        """End the threads, and the judge's connections, which belong to the loop; the caller owns the other stages."""
         self._threads.shutdown(wait=True, cancel_futures=True)
         if self._loop is not None:
+            self._close_judge(self._loop)
             self._loop.close()
+
+    def _close_judge(self, loop: BackgroundLoop) -> None:
+        close = getattr(self.stages.judge, "close", None)
+        if close is None:
+            return
+        try:
+            loop.submit(close()).result(timeout=5)
+        except Exception:
+            log.warning("the slow path's connections were not closed", exc_info=True)
 
     def check_many(self, videos: Iterable[Video]) -> Iterator[Verdict]:
         """Yield one verdict per video, in order. A video at fault yields `undecided` and the others go on."""
