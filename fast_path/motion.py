@@ -43,7 +43,7 @@ _LOCAL = threading.local()  # a DIS object keeps work buffers, so threads must n
 
 Map = NDArray[Any]
 Camera = Float32Array
-"""float32 [3, 2]: affine field, flow = (1, x, y) @ camera with x and y in [-1, 1]."""
+"""float32 [P, 3, 2]: per pair an affine field, flow = (1, x, y) @ field with x and y in [-1, 1]."""
 
 
 def channels(clip_frames: int) -> int:
@@ -67,7 +67,7 @@ def motion_maps(clip: UInt8Array) -> NDArray[np.float16]:
     first_x, last_x = column * width // GRID[1], (column + columns) * width // GRID[1]
     cut = [np.ascontiguousarray(frame[first_y:last_y, first_x:last_x]) for frame in frames]
     middle = ((first_x + last_x) / width - 1, (first_y + last_y) / height - 1)
-    seen = [_seen_from_window(camera, middle, (last_y - first_y) / height) for camera in cameras]
+    seen = _seen_from_window(cameras, middle, (last_y - first_y) / height)
     return np.stack([whole, _view(cut, seen)[0]]).astype(np.float16)
 
 
@@ -117,42 +117,45 @@ _OUTER = (_COARSE_BASIS[:, :, None] * _COARSE_BASIS[:, None, :]).reshape(-1, 9)
 _RIDGE = 1e-3 * np.eye(3, dtype=np.float32)
 
 
-def camera_motion(flow: Map) -> Camera:
-    """Fit an affine field float32 [3, 2] to flow [20, 30, 2], robustly: what moves on its own gets little weight."""
-    coarse = cv2.resize(flow, _COARSE[::-1], interpolation=cv2.INTER_AREA).reshape(-1, 2)
-    weight = np.ones(len(coarse), np.float32)
-    field = np.zeros((3, 2), np.float32)
+def camera_motion(flows: list[Map]) -> Camera:
+    """Fit an affine field to each flow [20, 30, 2]: float32 [P, 3, 2].
+
+    Robustly: what moves on its own gets little weight.
+    """
+    coarse = np.stack([cv2.resize(flow, _COARSE[::-1], interpolation=cv2.INTER_AREA) for flow in flows])
+    coarse = coarse.reshape(len(flows), -1, 2)
+    weight = np.ones(coarse.shape[:2], np.float32)
+    fields = np.zeros((len(flows), 3, 2), np.float32)
+    middle = coarse.shape[1] // 2
     for _ in range(4):
-        normal = (weight @ _OUTER).reshape(3, 3) + _RIDGE
-        field = np.linalg.solve(normal, _COARSE_BASIS.T @ (coarse * weight[:, None])).astype(np.float32)
-        residual = np.abs(coarse - _COARSE_BASIS @ field).sum(1)
-        middle = np.partition(residual, len(residual) // 2)[len(residual) // 2] + 0.05
-        weight = (1 / (1 + (residual / (2 * middle)) ** 2)).astype(np.float32)
-    return field
+        normal = (weight @ _OUTER).reshape(-1, 3, 3) + _RIDGE
+        fields = np.linalg.solve(normal, _COARSE_BASIS.T @ (coarse * weight[..., None])).astype(np.float32)
+        residual = np.abs(coarse - _COARSE_BASIS @ fields).sum(2)
+        usual = np.partition(residual, middle, axis=1)[:, middle, None] + 0.05
+        weight = (1 / (1 + (residual / (2 * usual)) ** 2)).astype(np.float32)
+    return fields
 
 
-def _seen_from_window(camera: Camera, middle: tuple[float, float], share: float) -> Camera:
-    """Express the whole picture's field in the coordinates and pixels of a window: most of it moves on its own."""
-    at_middle = camera[0] + camera[1] * middle[0] + camera[2] * middle[1]
-    return np.stack([at_middle, camera[1] * share, camera[2] * share]).astype(np.float32) / np.float32(share)
+def _seen_from_window(cameras: Camera, middle: tuple[float, float], share: float) -> Camera:
+    """Express the whole picture's fields in the coordinates and pixels of a window: most of it moves on its own."""
+    at_middle = cameras[:, 0] + cameras[:, 1] * middle[0] + cameras[:, 2] * middle[1]
+    return np.stack([at_middle, cameras[:, 1] * share, cameras[:, 2] * share], 1).astype(np.float32) / np.float32(share)
 
 
-def _view(pictures: list[Map], cameras: list[Camera] | None) -> tuple[Float32Array, list[Camera]]:
+def _view(pictures: list[Map], cameras: Camera | None) -> tuple[Float32Array, Camera]:
     frames = [cv2.resize(picture, _SIZE[::-1], interpolation=cv2.INTER_LINEAR) for picture in pictures]
     grays = [cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY) for frame in frames]
+    flows = [_dis().calc(first, second, None) for first, second in itertools.pairwise(grays)]
+    cells = [_cells(flow) for flow in flows]
+    fields = camera_motion(cells) if cameras is None else cameras
     maps: list[Map] = []
-    fields = []
     for index, (first, second) in enumerate(itertools.pairwise(grays)):
-        flow = _dis().calc(first, second, None)
-        cells = _cells(flow)
-        field = camera_motion(cells) if cameras is None else cameras[index]
-        fields.append(field)
-        maps += _pair(first, second, flow, cells, field)
+        maps += _pair(first, second, flows[index], cells[index], fields[index])
     return np.stack([*maps, *_burst(frames, grays)]).astype(np.float32), fields
 
 
-def _pair(first: Map, second: Map, flow: Map, cells: Map, camera: Camera) -> list[Map]:
-    shift = (_FINE_BASIS @ camera).reshape(*GRID, 2)
+def _pair(first: Map, second: Map, flow: Map, cells: Map, field: Float32Array) -> list[Map]:
+    shift = (_FINE_BASIS @ field).reshape(*GRID, 2)
     own = cells - shift
     fine = flow - cv2.resize(shift, _SIZE[::-1])
     warped = cv2.remap(
