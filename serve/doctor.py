@@ -45,6 +45,8 @@ def examine() -> list[Check]:
         ("decoder", _decoder),
         ("sandbox", _sandbox),
         ("models", _models),
+        ("calibration", _calibration),
+        ("slow path", _slow_path),
         ("policies", _policies),
         ("parts", _parts),
         ("extras", _extras),
@@ -113,6 +115,58 @@ def _detector(name: str) -> Iterator[Check]:
     detector = plugins.load("detector", name)
     found = f"fingerprint {detector.fingerprint}; {', '.join(detector.categories)}"
     yield Check(name=f"detector {name}", state="ok", found=found)
+
+
+def _calibration() -> Iterator[Check]:
+    """Say which calibration the settings take for each detector; one that does not fit is broken."""
+    from fast_path.calibration import load_calibrators
+    from guard.config import load_settings
+
+    settings = load_settings()
+    detectors = [plugins.load("detector", name) for name in settings.detectors if name in plugins.names("detector")]
+    used = load_calibrators(settings.calibration, detectors)
+    if settings.calibration is not None and not used:
+        found = f"{settings.calibration} is for a detector that the settings do not load"
+        yield Check(name="calibration", state="broken", found=found)
+    for detector in detectors:
+        calibrator = used.get(detector.name)
+        source = settings.calibration or "shipped with the package"
+        found = f"{calibrator.id}, {source}" if calibrator else "none: raw scores, default thresholds"
+        yield Check(name=f"calibration of {detector.name}", state="ok" if calibrator else "missing", found=found)
+
+
+def _slow_path() -> Iterator[Check]:
+    """Ask the VLM server for its models, where one is configured."""
+    import json
+    import os
+    import urllib.request
+
+    from guard.config import load_settings
+
+    settings = load_settings()
+    if settings.slow_url is None:
+        yield Check(name="slow path", state="missing", found="no VLM is configured (--slow URL or GUARD_SLOW_URL)")
+        return
+    url = settings.slow_url.rstrip("/") + "/models"
+    if not url.startswith(("http://", "https://")):
+        yield Check(name="slow path", state="broken", found=f"{settings.slow_url!r} is no http address")
+        return
+    key = os.environ.get("GUARD_SLOW_API_KEY", "none")
+    request = urllib.request.Request(url, headers={"Authorization": f"Bearer {key}"})  # noqa: S310 - checked above
+    try:
+        with urllib.request.urlopen(request, timeout=5) as page:  # noqa: S310 - the scheme is checked above
+            models = [str(model["id"]) for model in json.load(page)["data"]]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        yield Check(name="slow path", state="broken", found=f"{settings.slow_url} gives no list of models: {error}")
+        return
+    named = settings.slow_model
+    served = f"{settings.slow_url} serves {', '.join(models) or 'no model'}"
+    if named is None and len(models) != 1:
+        yield Check(name="slow path", state="broken", found=f"{served}; name one with GUARD_SLOW_MODEL")
+    elif named is not None and named not in models:
+        yield Check(name="slow path", state="broken", found=f"{served}, and not {named}")
+    else:
+        yield Check(name="slow path", state="ok", found=served)
 
 
 def _policies() -> Iterator[Check]:

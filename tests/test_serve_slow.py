@@ -138,3 +138,27 @@ def test_distill_takes_a_manifest_with_or_without_a_command(
     code, out, err = guard(*arguments)
     assert (code, out) == (Exit.USAGE, "")
     assert message in err
+
+
+def test_doctor_asks_the_server_and_names_the_calibration(guard: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    def checks() -> tuple[int, dict[str, dict[str, str]]]:
+        code, out, _ = guard("doctor", "--json")
+        return code, {check["name"]: check for check in json.loads(out)["checks"]}
+
+    with serving(reply_with(None), models=["one"]) as double:
+        monkeypatch.setenv("GUARD_SLOW_URL", double.url)
+        code, found = checks()
+        assert (code, found["slow path"]["state"]) == (Exit.OK, "ok")
+        assert "serves one" in found["slow path"]["found"]
+        assert found["calibration of flash"]["state"] == "missing"
+        monkeypatch.setenv("GUARD_SLOW_MODEL", "two")
+        code, found = checks()
+        assert (code, found["slow path"]["state"]) == (Exit.BACKEND_DOWN, "broken")
+    code, found = checks()
+    assert (code, found["slow path"]["state"]) == (Exit.BACKEND_DOWN, "broken"), "the server is gone"
+    monkeypatch.delenv("GUARD_SLOW_URL")
+    monkeypatch.setenv("GUARD_CALIBRATION", "/nowhere/calibration.json")
+    code, found = checks()
+    assert code == Exit.BACKEND_DOWN
+    assert found["slow path"]["state"] == "missing"
+    assert found["calibration"]["state"] == "broken"
