@@ -116,6 +116,10 @@ def test_false_key_frames_cannot_paint_over_what_is_shown(reader, codec, contain
     assert kept.restarts == 1, "a jump to a frame that needs others is found out, and all is decoded"
     assert all(image.mean() > 180 for image, seconds in zip(kept.images, kept.pts, strict=True) if seconds > 1.1)
     assert result.coverage.frames_decoded > 500
+    chosen, _ = read(reader, clip, task="times", times_seconds=(5.0, 12.0))
+    assert [image.mean() > 180 for image in chosen.images] == [True, True], (
+        "nor over the pictures that others are shown"
+    )
 
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4", "mpeg2video", "libvpx-vp9", "mjpeg"])

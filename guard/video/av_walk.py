@@ -39,6 +39,7 @@ class Walk:
         painter: Painter,
         *,
         thorough: bool,
+        jumps: bool,
     ) -> None:
         self._found, self._settled, self._request = found, settled, request
         self._sink, self._file, self._painter = sink, file, painter
@@ -47,9 +48,7 @@ class Walk:
         self._picker: Picker[VideoFrame] | None = (
             None if bursts is None else Picker(bursts, gap, share=request.task == "times")
         )
-        self._jumps = (
-            settled.reliable and request.task in ("sample", "times") and not (thorough and request.task == "sample")
-        )
+        self._jumps = jumps and settled.reliable and bursts is not None and request.task != "probe"
         skips = not thorough and settled.reliable
         self._needed = nearest_times(bursts, settled.times) if skips and bursts is not None else None
         needs = request.needs

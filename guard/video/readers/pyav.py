@@ -76,10 +76,11 @@ class PyAVReader:
             settled = settle(found, request)
             bursts = plan(settled, request)
             thorough = request.task == "times" or request.needs.every_frame or not self._config.skip_unneeded
-            walked = self._walk(container, watched, found, settled, bursts, request, sink, thorough)
-            if not thorough and not walked.timed_out and (walked.errors or self._holes(walked, settled, request)):
+            jumps = request.task == "times" or not thorough
+            walked = self._walk(container, watched, found, settled, bursts, request, sink, thorough, jumps)
+            if jumps and not walked.timed_out and (walked.errors or self._holes(walked, settled, request)):
                 sink.restart()
-                walked = self._walk(None, watched, found, settled, bursts, request, sink, thorough=True)
+                walked = self._walk(None, watched, found, settled, bursts, request, sink, thorough=True, jumps=False)
         if not walked.scored:
             raise Undecodable("Not one frame of the video could be decoded.")
         return result_of(found, settled, walked, request)
@@ -94,9 +95,10 @@ class PyAVReader:
         request: ReadRequest,
         sink: Sink,
         thorough: bool,
+        jumps: bool,
     ) -> Walked:
         painter = Painter(request.needs.side_px, request.limits)
-        walk = Walk(found, settled, bursts, request, sink, file, painter, thorough=thorough)
+        walk = Walk(found, settled, bursts, request, sink, file, painter, thorough=thorough, jumps=jumps)
         if container is not None and found.packets is not None:
             return walk.run(_stream(container, found), found.packets)
         with opened(file, request.limits) as again:
