@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import math
 import platform
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
@@ -86,11 +87,13 @@ class Guard:
         return self.pipeline.check_many(videos)
 
     def close(self) -> None:
-        """Stop the threads and the decoder processes."""
-        self.pipeline.close()
+        """Stop the decoder processes and the threads. What is under way fails: nobody waits for a long video."""
         close = getattr(self.pipeline.stages.decoder, "close", None)
-        if close is not None:
-            close()
+        try:
+            if close is not None:
+                close()
+        finally:
+            self.pipeline.close()
 
     def __enter__(self) -> Self:
         return self
@@ -124,6 +127,9 @@ def limits_of(settings: Settings) -> Limits:
     unknown = sorted(set(settings.limits) - known)
     if unknown:
         raise InvalidConfig(f"There is no limit {unknown[0]!r}; there are: {', '.join(sorted(known))}.")
+    endless = [name for name, value in settings.limits.items() if not math.isfinite(value)]
+    if endless:
+        raise InvalidConfig(f"limits.{endless[0]} must be finite; got {settings.limits[endless[0]]!r}.")
     return Limits(**{name: type(getattr(Limits(), name))(value) for name, value in settings.limits.items()})
 
 

@@ -52,7 +52,7 @@ class Screened:
     frames: Frames
     """A thinned sample, for the slow path."""
     coverage: Coverage
-    """Of the frames that were scored."""
+    """Of the frames that were scored, by the first pass or by one that broke off."""
     scores: tuple[Scores, ...]
     route: Route
     errors: tuple[ErrorInfo, ...]
@@ -76,7 +76,8 @@ class Pipeline:
         self.policy = policy
         self._workers = workers
         self._seed = seed
-        self._needs = merge_needs([d.needs for d in stages.detectors])
+        # Without a detector that knows the policy's rules the slow path still needs frames to look at.
+        self._needs = merge_needs([d.needs for d in stages.detectors]) or (SamplingNeeds(),)
         self._threads = ThreadPoolExecutor(max_workers=workers, thread_name_prefix="guard-screen")
         self._loop = BackgroundLoop() if stages.judge is not None else None
 
@@ -155,12 +156,14 @@ class Pipeline:
             errors += screening.errors
             passes.append((screening, fed))
         first, fed = passes[0]
+        # A pass that broke off speaks for all: the detectors that it served saw less than the others.
+        coverage = next((each.coverage for _, each in passes if not each.coverage.complete), fed.coverage)
         decode_ms = sum(done.cpu_seconds for _, done in passes) * 1e3
-        route = self.stages.router.route(scores, self.policy, fed.coverage)
+        route = self.stages.router.route(scores, self.policy, coverage)
         return Screened(
             video=fed.video,
             frames=first.frames(fed.coverage),
-            coverage=fed.coverage,
+            coverage=coverage,
             scores=tuple(scores),
             route=route,
             errors=tuple(errors),

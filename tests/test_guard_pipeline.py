@@ -1,6 +1,7 @@
 """The pipeline with in-memory stages: order, isolation of failures, bounded read-ahead, the slow path's faults."""
 
 import asyncio
+import contextlib
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -13,6 +14,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fast_path import router
+from guard import background
 from guard.errors import Truncated, VlmUnavailable
 from guard.interfaces import Case, Fed, FrameSink, SamplingNeeds, score_frames
 from guard.pipeline import SLOW_WINDOW, Pipeline, Stages, merge_needs, need_index
@@ -143,6 +145,41 @@ def test_a_raising_detector_is_named_and_never_read_as_safe() -> None:
             raise FloatingPointError
 
     assert run([b"\x00"], detectors=(Broken(), BrightnessDetector())) == [("undecided", "detector_failed")]
+
+
+def test_a_policy_that_no_detector_knows_is_the_slow_paths() -> None:
+    judge = ScriptedJudge(judgement({FIGHT: "no"}))
+    assert run([b"\x00"], detectors=(), judge=judge) == [("allow", None)]
+    assert run([b"\x00"], detectors=()) == [("review", None)]
+
+
+def test_a_second_pass_that_broke_off_is_not_hidden_by_a_first_that_did_not() -> None:
+    class BrokenEveryFrame(MemoryDecoder):
+        def feed(self, video: Video, needs: SamplingNeeds, sink: FrameSink) -> Fed:
+            fed = super().feed(video, needs, sink)
+            return replace(fed, coverage=replace(fed.coverage, complete=not needs.every_frame, problem=None))
+
+    class EveryFrame(BrightnessDetector):
+        name = "every"
+        needs = SamplingNeeds(every_frame=True)
+
+    both = (BrightnessDetector(), EveryFrame())
+    assert run([b"\x00"], decoder=BrokenEveryFrame(), detectors=both) == [("undecided", "truncated")]
+    assert run([b"\xff"], decoder=BrokenEveryFrame(), detectors=both) == [("block", "truncated")]
+
+
+def test_work_that_refuses_to_stop_does_not_keep_a_guard_from_closing(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def stubborn() -> None:
+        while True:
+            with contextlib.suppress(asyncio.CancelledError):
+                await asyncio.sleep(0.01)
+
+    monkeypatch.setattr(background, "_STOP_SECONDS", 0.2)
+    loop = background.BackgroundLoop()
+    loop.submit(stubborn())
+    time.sleep(0.05)
+    loop.close()
+    assert not loop._thread.is_alive()
 
 
 def test_reading_ahead_is_bounded() -> None:

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import io
 import os
+from types import SimpleNamespace
 
 import pytest
 
+from guard.api import limits_of
+from guard.config import Settings
 from guard.errors import (
     InputChanged,
     InputNotFound,
@@ -121,9 +125,30 @@ def test_a_video_hashed_elsewhere_is_checked_by_its_hash(path):
         pass
 
 
-def test_limits_name_what_is_wrong():
+@pytest.mark.parametrize("wrong", [0, -1, float("inf"), float("nan")])
+def test_limits_name_what_is_wrong(wrong):
     with pytest.raises(InvalidConfig, match="max_frames"):
-        Limits(max_frames=0)
+        Limits(max_frames=wrong)
+    with pytest.raises(InvalidConfig, match="max_seconds"):
+        limits_of(Settings(limits={"max_seconds": wrong}))
+    with pytest.raises(InvalidConfig, match="max_bytes"):
+        limits_of(Settings(limits={"max_bytes": wrong}))
+
+
+def test_a_disk_that_fails_costs_one_input_an_error(path, monkeypatch):
+    video = open_video(path)
+    os.utime(path, ns=(0, 0))  # so that it is hashed again
+
+    def fail(*_):
+        raise OSError(errno.EIO, os.strerror(errno.EIO))
+
+    monkeypatch.setattr(os, "pread", fail)
+    with pytest.raises(InputUnreadable, match="Input/output error"):
+        open_video(path)
+    with pytest.raises(InputUnreadable, match="Input/output error"), content_fd(video):
+        pass
+    with pytest.raises(InputUnreadable, match="Input/output error"):
+        open_video(SimpleNamespace(read=fail), name="pipe")
 
 
 def test_dangerous_formats_are_not_on_the_lists():
