@@ -4,13 +4,16 @@ VENV := .venv
 BIN := $(VENV)/bin
 PACKAGES := guard fast_path slow_path policies data_filter eval serve
 
-.PHONY: demo test check bench format clean vllm-env
+.PHONY: demo test test-vllm check bench format clean vllm-env
 
 demo: $(VENV)/.base  ## render a few clips, scan them, and say where the report is
 	$(BIN)/guard demo --out demo
 
-test: $(VENV)/.dev .venv-vllm/.done  ## every test; also makes .venv-vllm (3.5 GB on disk, some minutes, once) for a real vLLM server
-	$(BIN)/python -m pytest
+test: $(VENV)/.dev  ## every test but those that need a vLLM server
+	$(BIN)/python -m pytest -m 'not vllm'
+
+test-vllm: $(VENV)/.dev .venv-vllm/.done  ## the tests against a real vLLM server; makes .venv-vllm first (3.5 GB on disk, once)
+	$(BIN)/python -m pytest -m vllm
 
 vllm-env: .venv-vllm/.done  ## a Python of its own for vLLM on a machine without a GPU
 

@@ -1,7 +1,7 @@
 """A real vLLM server with a small model made on the spot: structured answers, prefix cache, adapter, a server that
 dies.
 
-Needs a Python that has vLLM; `make vllm-env` makes one beside the project's own and `GUARD_VLLM_PYTHON` may name
+Run by `make test-vllm`. Needs a Python that has vLLM; `make vllm-env` makes one beside the project's own and `GUARD_VLLM_PYTHON` may name
 another.
 """
 
@@ -26,7 +26,7 @@ from slow_path.judge import JudgeSettings, from_url
 from slow_path.server import Server, ServerSettings
 from slow_path.train import TrainSettings, fit
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
+pytestmark = [pytest.mark.vllm, pytest.mark.slow, pytest.mark.filterwarnings("ignore::DeprecationWarning")]
 
 T = TypeVar("T")
 SETTINGS = JudgeSettings(
