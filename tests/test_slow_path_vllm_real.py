@@ -1,8 +1,7 @@
 """A real vLLM server with a small model made on the spot: structured answers, prefix cache, adapter, a server that
 dies.
 
-Run by `make test-vllm`. Needs a Python that has vLLM; `make vllm-env` makes one beside the project's own and `GUARD_VLLM_PYTHON` may name
-another.
+Run by `make test-vllm`, which makes a Python with vLLM beside the project's own; `GUARD_VLLM_PYTHON` may name another.
 """
 
 from __future__ import annotations
