@@ -37,6 +37,7 @@ from guard.video.source import open_video
 Way = Callable[[Path], tuple[float, int]]
 """File to CPU seconds and frames scored."""
 LIMITS = Limits(cpu_seconds=3600, wall_seconds=14400)
+OWN = ("sampler", "tiny")
 AIMS = {"tiny_to_its_decode": 1.3, "videomae_to_tiny": 8.0}
 
 
@@ -109,19 +110,24 @@ def seconds_of(path: Path) -> float:
         return float(container.duration or 0) / 1e6
 
 
-def measure(ways: dict[str, Way], paths: Sequence[Path], runs: int) -> dict[str, Any]:
-    """Return figures by way. Ways take turns on each clip, so that a busy machine slows all alike."""
+def measure(ways: dict[str, Way], paths: Sequence[Path], runs: int, peer_runs: int) -> dict[str, Any]:
+    """Return figures by way. Ways take turns on each clip, so that a busy machine slows all alike.
+
+    Peers cost ten times as much and take part in the first `peer_runs` runs only.
+    """
     minutes = sum(map(seconds_of, paths)) / 60
     for way in ways.values():
         way(paths[0])  # caches, lazy imports
     totals: dict[str, list[float]] = {name: [] for name in ways}
     frames = dict.fromkeys(ways, 0)
     for run in range(runs):
-        spent, frames = dict.fromkeys(ways, 0.0), dict.fromkeys(ways, 0)
+        spent: dict[str, float] = {}
         for path in paths:
             for name, way in ways.items():
+                if run >= peer_runs and name not in OWN:
+                    continue
                 seconds, count = way(path)
-                spent[name] += seconds
+                spent[name] = spent.get(name, 0.0) + seconds
                 frames[name] += count
         for name, value in spent.items():
             totals[name].append(value / minutes)
@@ -132,7 +138,8 @@ def measure(ways: dict[str, Way], paths: Sequence[Path], runs: int) -> dict[str,
             "cpu_seconds_per_minute": statistics.median(values),
             "lowest": min(values),
             "highest": max(values),
-            "frames_per_minute": frames[name] / minutes,
+            "runs": len(values),
+            "frames_per_minute": frames[name] / len(values) / minutes,
             "ratio_to_tiny": ratio(values, totals["tiny"]),
             "ratio_to_sampler": ratio(values, totals["sampler"]),
         }
@@ -140,7 +147,7 @@ def measure(ways: dict[str, Way], paths: Sequence[Path], runs: int) -> dict[str,
 
 
 def ratio(above: Sequence[float], below: Sequence[float]) -> float:
-    return statistics.median(a / b for a, b in zip(above, below, strict=True))
+    return statistics.median(a / b for a, b in zip(above, below, strict=False))  # a peer has fewer runs
 
 
 # A long video
@@ -270,9 +277,11 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser = common.parser(__doc__, "screen")
     parser.set_defaults(clips=20)
     parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--peer-runs", type=int, default=1)
     parser.add_argument("--long-seconds", type=float, default=300, help="length of the long clip in the comparison")
     parser.add_argument("--growth-seconds", type=float, nargs="*", default=[10, 60, 600, 3600])
-    parser.add_argument("--size", type=int, nargs=2, default=[1280, 720], help="of the long video")
+    parser.add_argument("--size", type=int, nargs=2, default=[1280, 720], help="of the long clip in the comparison")
+    parser.add_argument("--growth-size", type=int, nargs=2, default=[640, 360])
     parser.add_argument("--unit-seconds", type=float, default=60, help="rendered part that repeats")
     parser.add_argument("--peers", nargs="*", default=["videomae", "videomae_bf16", "nudenet"])
     parser.add_argument("--peer-python", action="append", default=[], metavar="NAME=PYTHON")
@@ -282,7 +291,10 @@ def main(argv: Sequence[str] | None = None) -> None:
     names = [n for n in options.peers if n != "nudenet" or n in pythons]
     size = tuple(options.size)
     long = long_video(options.cache, options.long_seconds, size, options.unit_seconds)
-    files = {s: long_video(options.cache, s, size, options.unit_seconds) for s in options.growth_seconds}
+    files = {
+        s: long_video(options.cache, s, tuple(options.growth_size), options.unit_seconds)
+        for s in options.growth_seconds
+    }
     grown = growth(detector, files) if files else {}
     peers = {name: PeerProcess(pythons.get(name, sys.executable), name) for name in names}
     try:
@@ -292,8 +304,8 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "tiny": screening(decoder, detector),
                 **peers,
             }
-            real = measure(ways, [row.path for row in common.rows_of(options)], options.runs)
-            one = measure(ways, [long], options.runs)
+            real = measure(ways, [row.path for row in common.rows_of(options)], options.runs, options.peer_runs)
+            one = measure(ways, [long], options.runs, options.peer_runs)
     finally:
         for peer in peers.values():
             peer.close()

@@ -124,8 +124,8 @@ def test_robustness_compares_with_the_untouched_clips(run) -> None:
 
 def test_screen_counts_both_processes(run) -> None:
     result = run(
-        screen, "--clips", "2", "--runs", "1", "--peers", "--size", "128", "96", "--unit-seconds", "1",
-        "--long-seconds", "3", "--growth-seconds", "2", "4",
+        screen, "--clips", "2", "--runs", "1", "--peers", "--size", "128", "96", "--growth-size", "128", "96",
+        "--unit-seconds", "1", "--long-seconds", "3", "--growth-seconds", "2", "4",
     )  # fmt: skip
     real = result["real_clips"]
     assert real["tiny"]["cpu_seconds_per_minute"] > real["sampler"]["cpu_seconds_per_minute"] > 0
