@@ -19,9 +19,9 @@ from data_filter.types import BENIGN, BoolArray, FeatureView, Float64Array
 from guard import plugins
 from guard.types import Float32Array, require
 
-DETECTORS = ("mean_loss",)
-"""On our clips no mixture with others beat the mean loss alone; the neighbours then speak as evidence, not as
-suspicion."""
+DETECTORS = ("mean_loss", "knn_disagreement", "confident_learning")
+"""Joined by rank: with whole clips mislabelled no single one held up in every case (docs/distill.md), their mean
+did."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

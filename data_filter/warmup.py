@@ -41,7 +41,7 @@ class WarmUpConfig:
     """Share of the rows to train on; a filter for 200,000 rows learns enough from 0.2."""
     folds: int = 5
     """For out-of-fold probabilities; 0 leaves them out."""
-    curvature_rows: int = 4096
+    curvature_rows: int = 2048
     """Rows behind the Fisher matrix: one per category of each of `curvature_rows / C` examples, spread over the set."""
     adam: bool = False
     """Also collect the Adam view, which only `less` reads."""

@@ -1,6 +1,7 @@
 """Mean loss over the checkpoints of one training run: high for examples that the model learns late or never.
 
-For finding wrong labels this plain number beat every influence score in our comparison; see docs/distill.md.
+Finds single wrong labels well. Where all cuts of a clip carry the same wrong label, the head learns it by heart and
+the loss forgets.
 """
 
 from __future__ import annotations
