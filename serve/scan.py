@@ -107,6 +107,7 @@ def describe(guard: Guard, request: ScanRequest) -> dict[str, Any]:
     """Return the content of `run.json`: what would change a result, as the signature, and the rest beside it."""
     settings, policy = guard.settings, guard.policy
     chosen = request.selection
+    relative = any(not os.path.isabs(path) for path in (*request.paths, *request.literal))  # noqa: PTH117
     signature = {
         "policy_hash": policy.hash,
         "versions": dict(guard.pipeline.stages.versions),
@@ -117,6 +118,8 @@ def describe(guard: Guard, request: ScanRequest) -> dict[str, Any]:
         "limits": asdict(guard.limits),
         "slow_url": settings.slow_url,
         "slow_model": settings.slow_model,
+        # `in/a.mp4` is another file in another directory: a run is not continued with the files of both.
+        "directory": display(os.getcwd()) if relative else None,  # noqa: PTH109
         "paths": [display(path) for path in request.paths],
         "list": [display(path) for path in request.literal],
         "include": chosen.include,

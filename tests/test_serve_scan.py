@@ -200,6 +200,20 @@ def test_resume_refuses_other_settings_and_names_them(guard: Guard, folder: Path
         scan(other, tmp_path / "run", folder, resume=True)
 
 
+def test_resume_refuses_relative_paths_from_another_directory(
+    guard: Guard, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("one", "two"):
+        (tmp_path / name).mkdir()
+        shutil.copytree(clips, tmp_path / name / "in")
+    monkeypatch.chdir(tmp_path / "one")
+    scan(guard, tmp_path / "run", "in")
+    scan(guard, tmp_path / "run", "in", resume=True)
+    monkeypatch.chdir(tmp_path / "two")
+    with pytest.raises(ResumeMismatch, match="directory was"):
+        scan(guard, tmp_path / "run", "in", resume=True)
+
+
 def test_resume_scans_new_files_and_changed_ones_and_keeps_those_that_left(
     guard: Guard, clips: Path, tmp_path: Path
 ) -> None:
