@@ -92,10 +92,11 @@ def to_patches(rules: Mapping[str, Rule]) -> dict[str, Patch]:
 def _to_patch(rule: Rule, rules: Mapping[str, Rule]) -> Patch:
     parent = claimant(rule.category.rpartition(".")[0], rules)
     below_lock = parent is not None and rules[parent].locked
-    follows = rule.extends in rules and rules[rule.extends].state == rule.state
+    implied = rules[rule.extends].state if rule.extends in rules else "flag"
+    follows = bool(rule.extends) and rule.state == implied
     return Patch(
         category=rule.category,
-        state=None if follows and not rule.locked else rule.state,
+        state=None if follows else rule.state,
         name=rule.name or None,
         core_value=rule.core_value or None,
         definition=rule.definition or None,
@@ -121,7 +122,7 @@ def to_rule(patch: Patch, *, state: RuleState, locked: bool) -> Rule:
         severity=patch.severity or (),
         thresholds=patch.thresholds,
         locked=locked,
-        extends=patch.extends,
+        extends=patch.extends if patch.state is None else "",  # a rule with a state of its own follows nobody
         subcategories=dict(patch.subcategories),
         blocked=patch.blocked,
         allowed=patch.allowed,

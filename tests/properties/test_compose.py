@@ -78,6 +78,22 @@ def test_composing_on_a_composed_policy_is_composing_in_one_go(base, community, 
         assert together.policy.hash == stepwise.policy.hash
 
 
+def test_an_extension_follows_through_a_composed_policy_and_one_with_its_own_state_does_not():
+    """What a rule follows must survive composing in steps, also where the rule that it widens comes later."""
+    for stated in (None, "flag"):
+        more = Patch(category="custom.more", state=stated, extends="illegal.fire")
+        first = Layer(name="community", patches={"custom.more": more})
+        second = Layer(name="user", patches={"illegal.fire": Patch(category="illegal.fire", state="block")})
+        for start in (EMPTY, compose(EMPTY, [Layer(name="p", patches={"illegal.fire": FIRE_FLAGGED})]).policy):
+            together = compose(start, [first, second]).policy.rules
+            stepwise = compose(compose(start, [first]).policy, [second]).policy.rules
+            assert together == stepwise
+            assert together["custom.more"].state == ("flag" if stated else "block")
+
+
+FIRE_FLAGGED = Patch(category="illegal.fire", state="flag")
+
+
 @given(bases(), layers("community"), layers("user"))
 @settings(max_examples=60)
 def test_merging_layers_first_gives_the_same_policy(base, community, user):
