@@ -16,6 +16,7 @@ split.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
@@ -216,31 +217,14 @@ class Search:
     def calibrated(self, path: Path) -> Scores:
         return self.calibrator.apply(self.scorer.score(path))
 
-    def recall(
-        self, rows: Sequence[dataset.Row], categories: Sequence[str], kind: str, repeats: int, clip_scorer: Scorer
-    ) -> dict[str, Any]:
-        """Return recall by length. Needles are the same over lengths and samplings: only the piece's length differs."""
-        result = {}
-        clean_scores = [self.calibrated(hay.path) for hay in self.cleans()]
-        for seconds in self.options.lengths:
-            trials = []
-            for repeat in range(repeats):
-                rng = np.random.default_rng([11, repeat])
-                row = rows[repeat % len(rows)]
-                category = next(c for c in categories if dataset.targets([row], [c])[0, 0] > 0)
-                start = start_of(row, seconds, kind, clip_scorer, category, rng)
-                needle = piece(self.options.cache, row, start, seconds)
-                hay = haystack(self.options.cache, self.clean, self.options.minutes * 60, needle, rng)
-                limits = limits_of(self.calibrator.thresholds[category])
-                gap = self.scorer.sampling.max_gap_seconds
-                trials.append(trial(self.calibrated(hay.path), hay, seconds, category, limits, gap))
-                tell(f"needle {kind} gap {gap} {seconds} s: {repeat + 1}/{repeats}")
-            result[str(seconds)] = {"all": shares(trials), "auroc_against_clean": separation(trials, clean_scores)} | {
-                c: shares([t for t in trials if t.category == c])
-                for c in categories
-                if any(t.category == c for t in trials)
-            }
-        return result
+    def trial(self, row: dataset.Row, category: str, seconds: float, kind: str, repeat: int, clips: Scorer) -> Trial:
+        """Return what one video with a needle gives. Needles are the same for all samplings."""
+        rng = np.random.default_rng([11, repeat])
+        start = start_of(row, seconds, kind, clips, category, rng)
+        needle = piece(self.options.cache, row, start, seconds)
+        hay = haystack(self.options.cache, self.clean, self.options.minutes * 60, needle, rng)
+        limits = limits_of(self.calibrator.thresholds[category])
+        return trial(self.calibrated(hay.path), hay, seconds, category, limits, self.scorer.sampling.max_gap_seconds)
 
     def cleans(self) -> list[Haystack]:
         """Return videos of clean footage alone."""
@@ -278,6 +262,46 @@ class Search:
                 }
             result[category] = entry
         return result
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Way:
+    """One sampling with one kind of piece."""
+
+    name: str
+    search: Search
+    kind: str
+    repeats: int
+
+
+def run_trials(
+    ways: Sequence[Way], options: argparse.Namespace, rows: Sequence[dataset.Row], clips: Scorer
+) -> dict[str, dict[float, list[Trial]]]:
+    """Run all ways and lengths in turns, so that each has as many trials as the others if time runs out."""
+    categories = clips.detector.categories
+    made: dict[str, dict[float, list[Trial]]] = {way.name: {s: [] for s in options.lengths} for way in ways}
+    until = time.monotonic() + 60 * options.at_most_minutes
+    for repeat in range(max(way.repeats for way in ways)):
+        row = rows[repeat % len(rows)]
+        category = next(c for c in categories if dataset.targets([row], [c])[0, 0] > 0)
+        for way in ways:
+            if repeat >= way.repeats or time.monotonic() > until:
+                continue
+            found = [way.search.trial(row, category, s, way.kind, repeat, clips) for s in options.lengths]
+            for seconds, one in zip(options.lengths, found, strict=True):
+                made[way.name][seconds].append(one)
+            tell(f"needle {way.name}: {repeat + 1}/{way.repeats}")
+    return made
+
+
+def recall(trials: dict[float, list[Trial]], clean: Sequence[Scores]) -> dict[str, Any]:
+    """Return recall by length, for all categories together and for each."""
+    return {
+        str(seconds): {"all": shares(some), "auroc_against_clean": separation(some, clean)}
+        | {c: shares([t for t in some if t.category == c]) for c in sorted({t.category for t in some})}
+        for seconds, some in trials.items()
+        if some
+    }
 
 
 def shares(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -328,6 +352,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--lengths", type=float, nargs="+", default=list(LENGTHS))
     parser.add_argument("--repeats", type=int, default=24, help="videos per length at the default gap")
     parser.add_argument("--dense-repeats", type=int, default=8, help="videos per length at every frame")
+    parser.add_argument("--at-most-minutes", type=float, default=60.0, help="start no further trials after this")
     parser.add_argument("--cleans", type=int, default=6, help="long videos without a needle")
     parser.add_argument(
         "--budget", type=float, default=0.3, help="where no calibration ships: escalated share to fit for"
@@ -348,6 +373,20 @@ def main(argv: Sequence[str] | None = None) -> None:
         found = default.table(rows)
         calibrator, origin = thresholds_of(found, default, options.budget)
         usual, every = (Search(options, scorer, calibrator, clean) for scorer in (default, dense))
+        ways = [
+            Way(name="default_gap random", search=usual, kind="random", repeats=options.repeats),
+            Way(name="default_gap peak", search=usual, kind="peak", repeats=options.repeats),
+            Way(name="every_frame peak", search=every, kind="peak", repeats=options.dense_repeats),
+        ]
+        alarms = {
+            name: search.false_alarms(unique) for name, search in (("default_gap", usual), ("every_frame", every))
+        }
+        cleans = {
+            name: [search.calibrated(h.path) for h in search.cleans()]
+            for name, search in (("default_gap", usual), ("every_frame", every))
+        }
+        trials = run_trials(ways, options, violating, default)
+        gaps = {"default_gap": default.sampling.max_gap_seconds, "every_frame": DENSE_GAP}
         result = {
             **common.about(detector, found),
             "clean_minutes_unique": sum(made.seconds for made in unique) / 60,
@@ -357,27 +396,19 @@ def main(argv: Sequence[str] | None = None) -> None:
                 "id": calibrator.id,
                 "thresholds": {c: limits_of(t) for c, t in calibrator.thresholds.items()},
             },
-            "default_gap": {
-                "gap_seconds": default.sampling.max_gap_seconds,
-                "random": usual.recall(violating, detector.categories, "random", options.repeats, default),
-                "peak": usual.recall(violating, detector.categories, "peak", options.repeats, default),
-                "false_alarms": usual.false_alarms(unique),
-            },
-            "every_frame": {
-                "gap_seconds": DENSE_GAP,
-                "peak": every.recall(violating, detector.categories, "peak", options.dense_repeats, default),
-                "false_alarms": every.false_alarms(unique),
+            **{
+                name: {"gap_seconds": gap, "false_alarms": alarms[name]}
+                | {way.kind: recall(trials[way.name], cleans[name]) for way in ways if way.name.startswith(name)}
+                for name, gap in gaps.items()
             },
         }
     common.save(options.out, result)
-    lines = {
-        f"{where}, {kind} piece, {name}": (
-            options.lengths,
-            [result[where][kind][str(s)]["all"][name]["found"] for s in options.lengths],
-        )
-        for where, kind in (("default_gap", "random"), ("default_gap", "peak"), ("every_frame", "peak"))
-        for name in ("clear_below", "block_at")
-    }
+    lines = {}
+    for where, kind in (("default_gap", "random"), ("default_gap", "peak"), ("every_frame", "peak")):
+        for name in ("clear_below", "block_at"):
+            points = [(float(s), e["all"][name]["found"]) for s, e in result[where][kind].items()]
+            if points:
+                lines[f"{where}, {kind} piece, {name}"] = ([p[0] for p in points], [p[1] for p in points])
     labels = ("seconds of the violating piece in five minutes", "share found")
     common.line_chart(options.plots / "needle.svg", "Needle in clean footage", labels, lines)
 

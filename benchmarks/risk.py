@@ -6,9 +6,10 @@
    calibrated confidence (fitted without the clip's group), at random, and by one fixed threshold of 0.9 on raw scores.
    A video is right when the probability that it violates any category, 1 - prod(1 - p), is at one half or more exactly
    if it violates one of them.
-2. Promised risk: `calibrate` on a random half of the groups, the miss rate on the other half, over many splits; and the
-   same with groups drawn with replacement from all of them, where the true risk is known exactly. The promise of
-   `expected` is about the mean over splits; that of `high_probability` is that at most a share delta is above alpha.
+2. Promised risk: thresholds as `calibrate` finds them on a random half of the groups, the miss rate on the other half,
+   over many splits; and the same with groups drawn with replacement from all of them, where the true risk is known
+   exactly. The promise of `expected` is about the mean over splits; that of `high_probability` is that at most a share
+   delta is above alpha.
 """
 
 from __future__ import annotations
@@ -21,12 +22,8 @@ import numpy as np
 from common import Array, Scored, interval, tell
 from numpy.typing import NDArray
 
-from fast_path.calibrate import CalibrationSet, calibrate
-from fast_path.calibration_file import CalibrationFile
 from fast_path.reliability import risk_coverage
-from fast_path.risk import Guarantee, group_loss
-from fast_path.scaling import map_scores
-from guard.errors import InfeasibleTarget
+from fast_path.risk import Cut, Guarantee, Target, block_threshold, clear_threshold, group_loss
 
 ESCALATED = (0.1, 0.2, 0.3)
 FIXED = 0.9
@@ -96,38 +93,41 @@ def routing(
     }
 
 
-def subset(found: Scored, chosen: NDArray[np.int64], names: Sequence[str]) -> CalibrationSet:
-    return CalibrationSet(
-        categories=found.categories,
-        scores=found.scores[chosen],
-        labels=found.labels[chosen],
-        groups=tuple(names),
-        detector="benchmark",
-        fingerprint="benchmark",
-    )
+def thresholds(found: Scored, chosen: NDArray[np.int64], names: Sequence[str], target: Target) -> list[tuple[Cut, Cut]]:
+    """Return what `calibrate` proves for each category: where its two thresholds overlap it only gets safer.
+
+    On raw scores: a strictly increasing map, which is all that `calibrate` adds, changes no rule.
+    """
+    made = []
+    for c in range(len(found.categories)):
+        cuts = []
+        for label, choose in ((1, clear_threshold), (0, block_threshold)):
+            use = found.labels[chosen, c] == label
+            cuts.append(choose(found.scores[chosen[use], c], [n for n, u in zip(names, use, strict=True) if u], target))
+        made.append((cuts[0], cuts[1]))
+    return made
 
 
-def losses(file: CalibrationFile, found: Scored, chosen: NDArray[np.int64]) -> dict[str, dict[str, float]]:
+def losses(cuts: Sequence[tuple[Cut, Cut]], found: Scored, chosen: NDArray[np.int64]) -> dict[str, dict[str, float]]:
     """Return miss rate and false-block rate of each category on the chosen clips, as means over groups."""
-    entries = [file.categories[category] for category in found.categories]
-    mapped = map_scores(found.scores[chosen], [entry.scaling() for entry in entries])
     groups = np.asarray(found.groups)[chosen]
     result: dict[str, dict[str, float]] = {"miss": {}, "block": {}}
-    for c, (category, entry) in enumerate(zip(found.categories, entries, strict=True)):
-        for name, label in (("miss", 1), ("block", 0)):
+    for c, category in enumerate(found.categories):
+        for name, label, cut in (("miss", 1, cuts[c][0].threshold), ("block", 0, cuts[c][1].threshold)):
             use = found.labels[chosen, c] == label
-            score = mapped[use, c]
-            lost = score < entry.clear.threshold if label else score >= entry.block.threshold
+            score = found.scores[chosen[use], c]
+            never = np.zeros(len(score), bool)
+            lost = never if cut is None else score < cut if label else score >= cut
             total, count = group_loss(lost, groups[use].tolist())
             result[name][category] = total / count if count else float("nan")
     return result
 
 
-def fitted(data: CalibrationSet, alpha: float, guarantee: Guarantee) -> CalibrationFile | None:
-    try:
-        return calibrate(data, fnr=alpha, fpr=alpha, guarantee=guarantee, delta=DELTA, escalate_unproven=True)
-    except InfeasibleTarget:
-        return None
+def escalated(cuts: Sequence[tuple[Cut, Cut]], scores: NDArray[np.float32]) -> float:
+    """Return the share of clips that are neither blocked by a category nor cleared by all."""
+    low = np.array([-np.inf if clear.threshold is None else clear.threshold for clear, _ in cuts])
+    high = np.array([np.inf if block.threshold is None else block.threshold for _, block in cuts])
+    return float(np.mean(np.any(scores >= low, 1) & ~np.any(scores >= high, 1)))
 
 
 def promise(
@@ -155,18 +155,16 @@ def promise(
             test = np.concatenate([members[g] for g in order[len(names) // 2 :]])
         chosen = np.concatenate([members[g] for g in drawn])
         labels = np.concatenate([[f"draw-{place}"] * len(members[g]) for place, g in enumerate(drawn)]).tolist()
-        file = fitted(subset(found, chosen, labels), alpha, guarantee)
-        if file is None:
-            continue
-        escalation.append(file.escalation)
-        for kind, by in losses(file, found, test).items():
+        cuts = thresholds(found, chosen, labels, Target(alpha=alpha, guarantee=guarantee, delta=DELTA))
+        escalation.append(escalated(cuts, found.scores[test]))
+        for kind, by in losses(cuts, found, test).items():
             for category, value in by.items():
                 risks[kind][category].append(value)
-        for category, entry in file.categories.items():
-            proven[category] += entry.clear.proven
+        for category, (clear, _) in zip(found.categories, cuts, strict=True):
+            proven[category] += clear.threshold is not None
     tell(f"{guarantee} {alpha} {'drawn' if replace else 'halves'}: done")
     return {
-        "escalated_mean": float(np.mean(escalation)) if escalation else None,
+        "escalated_mean": float(np.mean(escalation)),
         **{
             category: {
                 "feasible_share": proven[category] / splits,
