@@ -21,6 +21,10 @@ import risk  # noqa: E402
 import robustness  # noqa: E402
 import screen  # noqa: E402
 
+from fast_path.calibrate import CalibrationSet, calibrate  # noqa: E402
+from fast_path.dataset import Row  # noqa: E402
+from fast_path.risk import Target  # noqa: E402
+
 SIZE = (96, 64)
 KINDS = ("fight", "nofight", "fire", "benign", "accident", "no_accident")
 LABELS = {"fight": ["violence.fighting"], "fire": ["illegal.fire"], "accident": ["accidents.road"]}
@@ -184,6 +188,30 @@ def test_confidence_of_any_is_that_of_independent_categories() -> None:
     assert np.allclose(confidence, [0.64, 0.9])  # 1 - 0.6 * 0.6, and 1 - 0.1
     assert wrong.tolist() == [False, True]
     assert risk.kept_accuracy(confidence, wrong, 0.5) == 0.0
+
+
+def test_thresholds_of_the_benchmark_are_those_of_calibrate() -> None:
+    rng = np.random.default_rng(3)
+    labels = np.tile([[1, 0], [0, 1], [0, 0], [0, 0]], (60, 1)).astype(np.int8)
+    # far apart, so that the two sides do not overlap and calibrate need not join them
+    scores = np.clip(np.where(labels == 1, 0.7, 0.3) + rng.normal(0, 0.17, labels.shape), 0, 1).astype(np.float32)
+    groups = [f"g{i}" for i in range(len(labels))]
+    names = ("violence.fighting", "illegal.fire")
+    data = CalibrationSet(
+        categories=names, scores=scores, labels=labels, groups=tuple(groups), detector="d", fingerprint="f"
+    )
+    file = calibrate(data, fnr=0.05, fpr=0.05)
+    rows = [Row(path=Path(g), labels=(), split="val", group=g, sha256="") for g in groups]
+    found = common.Scored(rows=tuple(rows), categories=names, scores=scores, labels=labels)
+    cuts = risk.thresholds(found, np.arange(len(labels)), groups, Target(alpha=0.05))
+    for c, name in enumerate(names):
+        entry = file.categories[name]
+        mapped = entry.scaling().apply(scores[:, c])
+        clear, block = cuts[c]
+        assert entry.clear.threshold < entry.block.threshold
+        assert ((mapped < entry.clear.threshold) == (scores[:, c] < clear.threshold)).all()
+        assert ((mapped >= entry.block.threshold) == (scores[:, c] >= block.threshold)).all()
+    assert risk.escalated(cuts, scores) == pytest.approx(file.escalation)
 
 
 def test_wilson_interval() -> None:
