@@ -66,6 +66,8 @@ class _Waiting:
     verdict: Verdict | None = None
     screened: Screened | None = None
     judgement: Future[list[Judgement]] | None = None
+    asked_at: float = 0.0
+    """When the judgement was asked for, by `time.monotonic`."""
 
 
 class Pipeline:
@@ -129,7 +131,8 @@ class Pipeline:
         judge = self.stages.judge
         if screened.route.path == "fast" or judge is None or self._loop is None:
             return _Waiting(verdict=self._decide(screened, None, None))
-        return _Waiting(screened=screened, judgement=self._loop.submit(judge.judge([self._case(screened)])))
+        judgement = self._loop.submit(judge.judge([self._case(screened)]))
+        return _Waiting(screened=screened, judgement=judgement, asked_at=time.monotonic())
 
     def _case(self, screened: Screened) -> Case:
         return Case(
@@ -180,7 +183,9 @@ class Pipeline:
             raise RuntimeError("a waiting video has neither verdict nor judgement")
         started = time.perf_counter()
         try:
-            judgement = waiting.judgement.result(timeout=self.stages.judge_deadline_seconds)[0]
+            # Counted from the question: a server that hangs costs its deadline once, not once for each video in line.
+            left = waiting.asked_at + self.stages.judge_deadline_seconds - time.monotonic()
+            judgement = waiting.judgement.result(timeout=max(0.0, left))[0]
         except (FutureTimeout, CancelledError):
             waiting.judgement.cancel()
             seconds = self.stages.judge_deadline_seconds

@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit, urlunsplit
 
 from guard.errors import InputError
 from guard.types import ErrorInfo, Verdict, Video
@@ -103,6 +104,14 @@ def share_cores(workers: int) -> None:
         torch.set_num_threads(max(1, len(os.sched_getaffinity(0)) // workers))
 
 
+def without_credentials(url: str | None) -> str | None:
+    """Return `url` without user, password and query: none of them belongs into a file that is passed around."""
+    if url is None:
+        return None
+    parts = urlsplit(url)
+    return urlunsplit((parts.scheme, parts.netloc.rpartition("@")[2], parts.path, "", ""))
+
+
 def describe(guard: Guard, request: ScanRequest) -> dict[str, Any]:
     """Return the content of `run.json`: what would change a result, as the signature, and the rest beside it."""
     settings, policy = guard.settings, guard.policy
@@ -116,7 +125,7 @@ def describe(guard: Guard, request: ScanRequest) -> dict[str, Any]:
         "seed": settings.seed,
         "reader": settings.reader,
         "limits": asdict(guard.limits),
-        "slow_url": settings.slow_url,
+        "slow_url": without_credentials(settings.slow_url),
         "slow_model": settings.slow_model,
         # `in/a.mp4` is another file in another directory: a run is not continued with the files of both.
         "directory": display(os.getcwd()) if relative else None,  # noqa: PTH109
@@ -129,7 +138,8 @@ def describe(guard: Guard, request: ScanRequest) -> dict[str, Any]:
     }
     return {
         "signature": signature,
-        "settings": settings.model_dump(mode="json", exclude={"api_keys", "database_url"}),
+        "settings": settings.model_dump(mode="json", exclude={"api_keys", "database_url", "policy_store"})
+        | {"slow_url": without_credentials(settings.slow_url)},
         "policy": {"name": policy.name, "version": policy.version, "hash": policy.hash},
         "evidence": request.evidence,
         "formats": request.formats,

@@ -206,6 +206,13 @@ def test_waiting_for_the_slow_path_is_bounded_and_order_survives() -> None:
     assert run(contents, judge=ScriptedJudge(0.01)) == [("allow", None)] * len(contents)
 
 
+def test_a_server_that_hangs_costs_its_deadline_once() -> None:
+    started = time.monotonic()
+    found = run([b"\x80"] * 8, judge=ScriptedJudge(60.0), judge_deadline_seconds=0.5)
+    assert found == [("review", "vlm_unavailable")] * 8
+    assert time.monotonic() - started < 8 * 0.5
+
+
 def test_versions_and_timings_are_on_every_verdict() -> None:
     pipeline = Pipeline(
         Stages(

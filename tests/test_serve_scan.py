@@ -25,7 +25,7 @@ from serve.demo_clips import ball, flashing, sunset, write_clip
 from serve.failures import Exit
 from serve.inputs import Selection
 from serve.progress import SilentProgress
-from serve.scan import ScanOutcome, ScanRequest, run_scan
+from serve.scan import ScanOutcome, ScanRequest, run_scan, without_credentials
 from serve.summary import print_summary
 
 SETTINGS = Settings(detectors=("flash",), policy="flashing", workers=1)
@@ -405,3 +405,9 @@ def test_an_interrupted_scan_keeps_what_is_done(clips: Path, tmp_path: Path, num
     journal = (tmp_path / "run" / "journal.jsonl").read_bytes()
     assert journal.count(b"\n") >= 3
     assert all(json.loads(line) for line in journal.splitlines())
+
+
+def test_no_credentials_reach_the_run_directory() -> None:
+    url = "https://user:secret@host.invalid:8000/v1?key=secret"
+    assert without_credentials(url) == "https://host.invalid:8000/v1"
+    assert without_credentials(None) is None

@@ -3,9 +3,10 @@
 How it keeps decoding cheap, and what bounds it (measured on 720p H.264, key frame every 250, one core): reading
 packets costs 1 % of decoding them, so a first pass over the packets gives the exact timeline and the places of key
 frames. The second pass feeds the decoder only what leads to a wanted frame: packets after a sample and before the
-next key frame are dropped, frames that no other needs are not decoded (about a third of the cost), the loop filter is
-off (a fifth), and only kept frames are converted and scaled. What is left is the chain of reference frames from each
-key frame to the sample: no exact sampler can avoid that.
+next key frame are dropped; frames that no other needs are not decoded unless they are wanted themselves (about a
+third of the cost; not for AV1 and HEVC, where it cannot be done safely); the loop filter is off (a fifth); and only
+kept frames are converted and scaled. What is left is the chain of reference frames from each key frame to the
+sample: no exact sampler can avoid that.
 
 Price: without the loop filter a sampled frame differs from the exact one by 37 dB or better (median per clip, at
 128 px). `Config(skip_unneeded=False)` turns both savings off, and evidence frames (`frames_at`) never use them.
