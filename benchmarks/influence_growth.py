@@ -200,10 +200,11 @@ def main(out: Path, sizes: list[int]) -> None:
     large = [r for r in rows if r["rows"] >= 10_000]
     for name in rows[0]:
         if name.startswith(("scorer", "selector", "store")):
-            x, y = np.log([r["rows"] for r in large]), np.log([max(r[name], 1e-4) for r in large])
+            x = np.log([r["rows"] for r in large])
+            y = np.log([max(r[name], 1e-4) for r in large])
             fitted[name] = round(float(np.polyfit(x, y, 1)[0]), 3)
     content = {
-        "what": f"synthetic gradients, K={WIDTH}, float16 on disk, {QUERIES} queries in {GROUPS} groups, keep {KEEP:.1%}",
+        "what": f"synthetic gradients, K={WIDTH}, float16 on disk, {QUERIES} queries, {GROUPS} groups, keep {KEEP:.1%}",
         "machine": "2 cores x86-64, one thread; seconds are processor seconds, the machine was shared",
         "python": platform.python_version(),
         "sizes": rows,

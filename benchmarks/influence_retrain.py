@@ -155,6 +155,11 @@ RECIPES: dict[str, tuple[str, str, dict[str, Any], bool]] = {
 }
 
 
+ONLY = os.environ.get("ONLY", "")
+if ONLY:
+    RECIPES = {name: RECIPES[name] for name in ONLY.split(";")}
+
+
 def main(source: Path, out: Path, flips: float) -> None:
     data = load(source)
     clock = time.process_time()

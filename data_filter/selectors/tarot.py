@@ -78,10 +78,8 @@ class Tarot:
     def _whiten(self, pool: Float32Array, queries: Float32Array) -> tuple[Float64Array, Float64Array]:
         centre = np.concatenate([pool, queries]).mean(axis=0, dtype=np.float64)
         left, right = pool - centre, queries - centre
-        moment = (left.T @ left + right.T @ right) / (len(left) + len(right))
-        values, vectors = np.linalg.eigh(moment)
-        values, vectors = values[-self.config.dimensions :], vectors[:, -self.config.dimensions :]
-        scale = vectors / np.sqrt(values + self.config.ridge * np.trace(moment) / len(moment))
+        values, vectors, mean = _principal(np.concatenate([left, right]), self.config.dimensions)
+        scale = vectors / np.sqrt(values + self.config.ridge * mean)
         return _unit(left @ scale), _unit(right @ scale)
 
     def _fill(self, distance: Float64Array, order: Int64Array, budget: int) -> Int64Array:
@@ -109,6 +107,22 @@ class Tarot:
                 kept = _layered(order[folds != fold], depth + 1, len(distance))
                 costs[depth] += transport(distance[np.ix_(kept, folds == fold)], self.config.blur)[0]
         return int(np.argmin(costs)) + 1
+
+
+def _principal(rows: Float64Array, count: int) -> tuple[Float64Array, Float64Array, float]:
+    """Return the largest eigenvalues of R^T R / n, their vectors [K, count], and the mean of all K eigenvalues.
+
+    Through the smaller of R^T R and R R^T: gradients have thousands of columns, and a pool may have fewer rows.
+    """
+    n, width = rows.shape
+    mean = float(np.square(rows).sum()) / n / width
+    if n >= width:
+        values, vectors = np.linalg.eigh(rows.T @ rows / n)
+        return np.maximum(values[-count:], 0), vectors[:, -count:], mean
+    values, left = np.linalg.eigh(rows @ rows.T / n)
+    used = values > 1e-10 * max(float(values[-1]), 1e-30)
+    values, left = values[used][-count:], left[:, used][:, -count:]
+    return values, rows.T @ left / np.sqrt(n * values), mean
 
 
 def transport(cost: Float64Array, blur: float, *, rounds: int = 200) -> tuple[float, Float64Array]:

@@ -183,3 +183,14 @@ def test_a_missing_group_fails_the_floor() -> None:
     # a stratum with a single admissible row cannot give two
     allowed = [True] * 6 + [False] * 4
     assert guards.require_floor(strata, np.array([0, 1, 5]), allowed, 2) == {"a": 2, "b": 1}
+
+
+@given(SEEDS)
+def test_principal_directions_are_the_same_from_either_side(seed: int) -> None:
+    wide = np.random.default_rng(seed).normal(size=(6, 9))
+    values, vectors, mean = tarot._principal(wide, 4)
+    expected = np.linalg.eigvalsh(wide.T @ wide / 6)
+    np.testing.assert_allclose(values, expected[-4:], rtol=1e-8)
+    np.testing.assert_allclose(vectors.T @ vectors, np.eye(4), atol=1e-8)
+    np.testing.assert_allclose(wide.T @ wide / 6 @ vectors, vectors * values, atol=1e-8)
+    assert mean == pytest.approx(expected.mean())
