@@ -72,7 +72,7 @@ def ordered(rules: Sequence[Rule], seed: int) -> tuple[Rule, ...]:
 
 def system_text(policy: Policy, *, seed: int, options: PromptOptions = DEFAULT_OPTIONS) -> str:
     """Return the part that all videos under one policy share."""
-    rules = ordered(policy.active(), seed)
+    rules = ordered(policy.told(), seed)
     blocks = [policy_block(rule, number, options) for number, rule in enumerate(rules, start=1)]
     examples = [line for rule in rules for line in exemplar_lines(rule, options)]
     role, defence = (BRIEF_ROLE, BRIEF_DEFENCE) if options.brief else (ROLE, DEFENCE)
@@ -166,7 +166,7 @@ def user_parts(
 
 def size_by_part(policy: Policy, options: PromptOptions = DEFAULT_OPTIONS) -> Mapping[str, int]:
     """Return the number of characters that each rule's block takes: what a longer policy costs per request."""
-    return {rule.category: len(policy_block(rule, 1, options)) for rule in policy.active()}
+    return {rule.category: len(policy_block(rule, 1, options)) for rule in policy.told()}
 
 
 def _one_line(text: str) -> str:

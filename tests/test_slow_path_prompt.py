@@ -96,3 +96,13 @@ def test_size_by_part_tells_which_rule_costs_most() -> None:
     rules = {"custom.a": Rule(category="custom.a", state="block", definition="x" * 500)} | dict(policy().rules)
     sizes = prompt.size_by_part(dataclasses.replace(policy(), rules=rules))
     assert max(sizes, key=lambda r: sizes[r]) == "custom.a"
+
+
+def test_what_a_policy_switches_off_below_a_rule_is_told_as_allowed() -> None:
+    """Under `violence: block` alone a model would find a fight to be violent."""
+    rules = {
+        "violence": Rule(category="violence", state="block"),
+        "violence.fighting": Rule(category="violence.fighting", state="off", definition="People fight."),
+    }
+    told = prompt.system_text(Policy(name="boxing", version="1", hash="0" * 64, rules=rules), seed=0)
+    assert "Whatever falls under violence.fighting: People fight." in told
