@@ -3,10 +3,10 @@
     python benchmarks/quality.py --data DIR --blind-weights DIR [--stills MANIFEST] [--no-training]
 
 Validation split. Beside the detector: always-safe, flag-all, random, a logistic regression on colour histograms and the
-magnitude of motion (train split), and the same network trained by `fast_path.train` with the same recipe, but shown one
-picture per burst: what it loses is what motion gives. Both networks stopped on the loss of this very split.
-Intervals: 95 %, bootstrap over whole groups. Calibration error is that of scores mapped by a scaling that was fitted
-without the clip's group.
+magnitude of motion (train split), and the same network trained by `fast_path.train`, but shown one picture per burst:
+what it loses is what motion gives (`blind_recipe_is_the_same` says whether all other settings agree). Both networks
+stopped on the loss of this very split. Intervals: 95 %, bootstrap over whole groups. Calibration error is that of
+scores mapped by a scaling that was fitted without the clip's group.
 """
 
 from __future__ import annotations
@@ -176,6 +176,13 @@ def blind_weights(options: argparse.Namespace) -> Path:
     return folder
 
 
+def recipe(weights: Path | None) -> object:
+    """Return how a checkpoint was trained; None where it does not say."""
+    from fast_path import checkpoint
+
+    return checkpoint.load(weights).config.get("trained", {}).get("fit")
+
+
 def main(argv: Sequence[str] | None = None) -> None:
     parser = common.parser(__doc__, "quality")
     parser.add_argument("--no-training", action="store_true", help="leave out the regression")
@@ -201,13 +208,16 @@ def main(argv: Sequence[str] | None = None) -> None:
     if not options.no_training:
         train = common.rows_of(options, "train")
         models["colour_and_motion_regression"] = hand_regression(train, found.rows, found.categories, options.cache)
+    same_recipe = None
     if options.blind_weights is not None:
         blind = common.build_detector(argparse.Namespace(**{**vars(options), "weights": blind_weights(options)}))
         with common.Scorer(blind, options.cache) as scorer:
             models["same_network_without_motion"] = scorer.table(found.rows)
+        same_recipe = recipe(options.weights) == recipe(options.blind_weights)
     result = {
         **common.about(detector, found),
         "split": options.split,
+        "blind_recipe_is_the_same": same_recipe,
         "models": {name: table(made, options.draws) for name, made in models.items()},
         "calibration_error": calibration(found, options.draws),
         "auroc_against_own_negatives": against_own_negatives(found, options.draws),

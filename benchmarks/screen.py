@@ -8,7 +8,7 @@ and one rendered long one of 1280x720 whose content repeats. Each figure is the 
 ratios within a run. NudeNet is AGPL-3.0 and no dependency: `--peer-python nudenet=PYTHON` names an interpreter that has
 it; without one that peer is left out.
 
-Growth: the long video at 10 s, 1, 10 and 60 minutes, CPU and peak memory of both processes, with minutely checkpoints.
+Growth: the long video at 10 s, 1, 10 and 60 minutes, CPU and memory of both processes, noted at chunks of frames.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def repeated(unit: Path, seconds: float, target: Path) -> None:
 
 
 class Checkpoints(Sink):
-    """Scores, and notes time and memory after each minute of video."""
+    """Scores, and notes time and memory with each chunk of frames, at most once a minute of video."""
 
     def __init__(self, detector: Detector, decoder_process: psutil.Process) -> None:
         self.worker = decoder_process
