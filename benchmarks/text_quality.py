@@ -43,6 +43,10 @@ VALIDATION = (  # source, category, and what a positive is
     ("paradetox", "toxicity", "toxic"),
     ("ethos", "extremism.hate", "hateful"),
     ("sst2", "negativity", "negative review"),
+    ("openai_moderation", "extremism.hate", "hate"),
+    ("openai_moderation", "harassment", "harassment"),
+    ("openai_moderation", "violence", "violence"),
+    ("openai_moderation", "extremism.self_harm", "self-harm"),
 )
 
 

@@ -10,6 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fast_path.calibrate import CalibrationSet
+from fast_path.calibrate import calibrate as risk_calibrate
 from fast_path.text import classifier as text_classifier
 from fast_path.text import screen
 from fast_path.text.datasets import (
@@ -23,7 +25,7 @@ from fast_path.text.features import FeatureConfig, bags
 from fast_path.text.fit import Corpus, FitConfig, calibrate, corpus, cross_fit, fit, fold_of, matrix_logits
 from fast_path.text.model import compand, expand, load
 from fast_path.text.normalise import normalise
-from fast_path.text.train import main, train_text
+from fast_path.text.train import main, slim, train_text
 from guard.errors import InvalidConfig, InvalidManifest
 
 SMALL = FitConfig(features=FeatureConfig(buckets_log2=12), categories=("spam", "negativity"))
@@ -83,6 +85,25 @@ def test_training_twice_gives_the_same_bytes_and_a_working_classifier(data: Path
     built = text_classifier.build(text_classifier.Config(folder=tmp_path / "one"))
     spam, ham = built.score(["urgent win a free prize", "sorry running late see you at lunch"])
     assert (spam.scores.of("spam") or 0) > 0.5 > (ham.scores.of("spam") or 1)
+
+
+def test_a_slim_calibration_maps_and_decides_alike() -> None:
+    rng = np.random.default_rng(0)
+    scores = rng.random((600, 1)).astype(np.float32)
+    labels = (rng.random((600, 1)) < np.where(scores < 0.5, 0.1, 0.9)).astype(np.int8)
+    data = CalibrationSet(
+        categories=("spam",), scores=scores, labels=labels, groups=tuple(map(str, range(600))), detector="d",
+        fingerprint="f",
+    )  # fmt: skip
+    full = risk_calibrate(data, fnr=0.3, fpr=0.3)
+    knots = {"knots_raw": (0.0, 0.1, 0.2, 0.5, 0.6, 1.0), "knots_probability": (0.1, 0.1, 0.1, 0.8, 0.8, 0.8)}
+    stepped = full.categories["spam"].model_copy(update={"method": "isotonic", **knots})
+    full = full.model_copy(update={"categories": {"spam": stepped}})
+    small = slim(full)
+    assert small.categories["spam"].knots_raw == (0.0, 0.2, 0.5, 1.0)
+    at = np.linspace(0, 1, 101)
+    assert np.array_equal(small.categories["spam"].scaling().apply(at), stepped.scaling().apply(at))
+    assert small.thresholds() == full.thresholds()
 
 
 def test_validation_rows_do_not_reach_the_weights(data: Path, tmp_path: Path) -> None:

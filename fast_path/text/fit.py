@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -255,6 +256,12 @@ def _vocabulary(data: Corpus, use: NDArray[np.int64], min_groups: int) -> NDArra
     unique = np.unique(np.concatenate(pairs)) if pairs else np.empty(0, np.int64)
     count = np.bincount(unique // width, minlength=1 << VOCABULARY_BITS_LOG2)
     return np.packbits(count >= min_groups, bitorder="little")
+
+
+def one_thread() -> AbstractContextManager[object]:
+    """Keep linear algebra on one thread: sums in another order end in other weights."""
+    limits: AbstractContextManager[object] = _package("threadpoolctl").threadpool_limits(limits=1)
+    return limits
 
 
 def _package(name: str) -> Any:

@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from fast_path import calibrate as risk
+from fast_path.calibration_file import CalibrationFile
 from fast_path.text import model as stored
 from fast_path.text.card import render_card
 from fast_path.text.classifier import TextClassifier
 from fast_path.text.datasets import TRAINING_SOURCES, training_rows
-from fast_path.text.fit import Corpus, FitConfig, calibrate, corpus, cross_fit, fit
+from fast_path.text.fit import Corpus, FitConfig, calibrate, corpus, cross_fit, fit, one_thread
 from fast_path.text.model import LinearModel
 from guard.errors import InvalidManifest
 
@@ -49,7 +50,8 @@ def train_text(
     if not rows:
         raise InvalidManifest(f"No labelled train rows under {data_dir} in: {', '.join(sources)}.")
     data = corpus(rows, settings)
-    return _train(data, out, replace(settings, fold_seed=seed), digest(data_dir, sources))
+    with one_thread():
+        return _train(data, out, replace(settings, fold_seed=seed), digest(data_dir, sources))
 
 
 def digest(data_dir: Path, sources: Sequence[str]) -> dict[str, str]:
@@ -86,8 +88,23 @@ def _train(data: Corpus, out: Path, config: FitConfig, files: dict[str, str]) ->
         fingerprint=fingerprint,
     )
     fitted = risk.calibrate(calibration_set, fnr=MISS_RATE, fpr=FALSE_BLOCK_RATE, escalate_unproven=True)
-    fitted.save(out / stored.CALIBRATION)
+    slim(fitted).save(out / stored.CALIBRATION)
     return model
+
+
+def slim(fitted: CalibrationFile) -> CalibrationFile:
+    """Return the same calibration without the inner knots of flat stretches: 50,000 of them come down to hundreds."""
+    slimmed = {}
+    for category, entry in fitted.categories.items():
+        kept = [
+            i
+            for i, value in enumerate(entry.knots_probability)
+            if i in (0, len(entry.knots_probability) - 1)
+            or not entry.knots_probability[i - 1] == value == entry.knots_probability[i + 1]
+        ]
+        knots = {name: tuple(getattr(entry, name)[i] for i in kept) for name in ("knots_raw", "knots_probability")}
+        slimmed[category] = entry.model_copy(update=knots)
+    return fitted.model_copy(update={"categories": slimmed})
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
