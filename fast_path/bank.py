@@ -91,7 +91,7 @@ def _example(row: dataset.Row, settings: BankSettings, cache: FeatureCache) -> E
         "end": row.end_seconds,
         "spacing": encoder.clip_spacing_seconds,
         "side": encoder.input_side_px,
-        "version": 2,
+        "version": 3,
     }
     try:
         arrays = cache.get(

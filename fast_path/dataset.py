@@ -96,7 +96,7 @@ def random_plan(
     spaces = spacing * rng.uniform(0.7, 1.4, windows * min_bursts)
     room = np.maximum(1e-3, duration_seconds - spaces * (frames - 1))
     first = np.repeat(rng.uniform(0, np.maximum(1e-3, duration_seconds - WINDOW_SECONDS), windows), min_bursts)
-    starts = np.minimum(first + rng.uniform(0, WINDOW_SECONDS, len(first)), rng.uniform(0.9, 1, len(first)) * room)
+    starts = first + rng.uniform(0, 1, len(first)) * np.maximum(0, np.minimum(WINDOW_SECONDS, room - first))
     order = np.argsort(starts)
     starts, spaces = starts[order], spaces[order]
     return BurstPlan(starts_seconds=starts, spacing_seconds=spaces)

@@ -20,6 +20,7 @@ from fast_path.head import TemporalHead
 from fast_path.interfaces import TrainableEncoder
 from guard.errors import ResumeMismatch
 
+APART_SECONDS = 100.0
 BINARY = nn.functional.binary_cross_entropy_with_logits
 
 
@@ -32,6 +33,8 @@ class FitSettings:
     stills_per_step: int = 8
     bursts_per_video: tuple[int, ...] = (1, 2, 4, 6, 8)
     """How many bursts of a window a step shows, drawn per step: the product samples long videos more sparsely."""
+    whole_share: float = 0.5
+    """Share of the clips that are shown as single bursts from anywhere; the others show one window of two seconds."""
     learning_rate: float = 2e-3
     weight_decay: float = 0.05
     smoothing: float = 0.04
@@ -160,9 +163,12 @@ class _Sampler:
         for index in chosen:
             example = self.examples[int(index)]
             way = int(rng.integers(len(example.features)))
-            picked = _window(example.seconds[way], count, rng)
+            if rng.random() < self.settings.whole_share:
+                picked, times = _anywhere(example.seconds[way], count, rng)
+            else:
+                picked, times = _window(example.seconds[way], count, rng)
             features.append(example.features[way][picked])
-            seconds.append(example.seconds[way][picked])
+            seconds.append(times)
         prepared = torch.from_numpy(np.concatenate(features)).float()
         return _Batch(
             features=encoder.augment(prepared, rng),
@@ -171,11 +177,25 @@ class _Sampler:
         )
 
 
-def _window(seconds: NDArray[np.float64], count: int, rng: np.random.Generator) -> NDArray[np.intp]:
-    """Return `count` indices, increasing, of bursts inside one random window of two seconds."""
+def _window(
+    seconds: NDArray[np.float64], count: int, rng: np.random.Generator
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return indices and times of `count` bursts inside one random window of two seconds."""
     first = seconds[rng.integers(len(seconds))] - rng.uniform(0, WINDOW_SECONDS)
     inside = np.flatnonzero((seconds >= first) & (seconds <= first + WINDOW_SECONDS))
-    return np.sort(rng.choice(inside, count, replace=len(inside) < count))
+    picked = np.sort(rng.choice(inside, count, replace=len(inside) < count))
+    return picked, seconds[picked]
+
+
+def _anywhere(
+    seconds: NDArray[np.float64], count: int, rng: np.random.Generator
+) -> tuple[NDArray[np.intp], NDArray[np.float64]]:
+    """Return indices of `count` bursts of the whole clip, and times so far apart that none is another's context.
+
+    With their own times, neighbours within a second would tell a short clip from a long one.
+    """
+    picked = np.sort(rng.choice(len(seconds), count, replace=len(seconds) < count))
+    return picked, np.arange(count, dtype=np.float64) * APART_SECONDS
 
 
 def _step(
@@ -203,7 +223,7 @@ def _step(
     if settings.splice_weight and size >= 3:
         thirds = torch.from_numpy(rng.permutation(size)[: size // 3 * 3].reshape(-1, 3))
         joined = embeddings[thirds].flatten(1, 2)
-        offsets = torch.arange(3)[None, :, None] * 100.0
+        offsets = torch.arange(3)[None, :, None] * 10 * APART_SECONDS
         times = (batch.seconds[thirds] + offsets).flatten(1, 2)
         whole = torch.ones(times.shape, dtype=torch.bool)
         for moments in head.members(joined, times, whole):

@@ -38,10 +38,10 @@ class HeadConfig:
     """Lengths of the parts of an embedding, which sum to D; empty for one part."""
     hidden: int = 32
     heads: int = 4
-    window_seconds: float = 4.0
-    """Attention: a burst sees others up to this far away."""
+    window_seconds: float = 1.5
+    """Attention: a burst sees others up to this far away; training shows no more of any clip, long or short."""
     context_seconds: float = 1.0
-    """Summary of what is around a burst, up to this far away. Training shows no more of any clip, long or short."""
+    """Summary of what is around a burst, up to this far away."""
     pooled_bursts: int = 8
     """A video is as bad as its worst stretch of this many bursts."""
     dropout: float = 0.3
