@@ -6,9 +6,11 @@ import av
 import cv2
 import numpy as np
 import pytest
+import torch
 from safetensors.numpy import load_file
 
 from fast_path import checkpoint, dataset, train
+from fast_path.augment import augment_clip, augment_maps
 from fast_path.detectors import tiny as detectors
 from fast_path.fit import FitSettings
 from guard.errors import InvalidManifest, ResumeMismatch, Undecodable
@@ -206,3 +208,39 @@ def test_an_unreadable_clip_is_a_typed_error(manifest):
     row = next(r for r in dataset.read_manifest(manifest) if r.path.name == "broken.mp4")
     with pytest.raises(Undecodable):
         dataset.duration_seconds(row)
+
+
+@pytest.mark.parametrize("length", [0.0, 0.4, 2.0, 9.0, 400.0])
+def test_random_plans_look_at_long_and_short_clips_alike(length):
+    rng = np.random.default_rng(0)
+    plan = dataset.random_plan(length, frames=3, spacing=0.12, rng=rng)
+    starts = plan.starts_seconds
+    assert 8 <= len(starts) <= dataset.MAX_BURSTS
+    assert np.all(np.diff(starts) >= 0)
+    assert starts[0] >= 0
+    if length > 1:
+        assert starts[-1] + 2 * plan.spacing_seconds[-1] <= length + 0.01
+    crowd = [np.sum(np.abs(starts - start) <= dataset.WINDOW_SECONDS) for start in starts]
+    assert min(crowd) >= 8
+
+
+def test_augmentation_changes_pixels_but_neither_count_nor_the_input():
+    rng = np.random.default_rng(0)
+    clip = rng.integers(0, 256, (3, 60, 90, 3), dtype=np.uint8)
+    kept = clip.copy()
+    for seed in range(30):
+        changed = augment_clip(clip, np.random.default_rng(seed))
+        assert (changed.dtype, len(changed), changed.shape[3]) == (np.uint8, 3, 3)
+        assert changed.shape[1] >= 0.5 * 60
+        np.testing.assert_array_equal(changed, augment_clip(clip, np.random.default_rng(seed)))
+    np.testing.assert_array_equal(clip, kept)
+
+
+def test_a_mirror_turns_the_flow_round():
+    pairs, burst = torch.zeros(64, 2, 5, 20, 30), torch.zeros(64, 7, 20, 30)
+    pairs[:, :, 0, :, :15] = 1.0  # the left half moves right
+    found, _ = augment_maps(pairs, burst, np.random.default_rng(0))
+    left, right = found[:, 0, 0, :, :15].mean((1, 2)), found[:, 0, 0, :, 15:].mean((1, 2))
+    kept, mirrored = left > 0, right < 0
+    assert torch.equal(kept, ~mirrored)
+    assert 10 < int(kept.sum()) < 54
