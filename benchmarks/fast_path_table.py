@@ -79,10 +79,11 @@ def needle(found: Mapping[str, Any]) -> str:
             for name in ("clear_below", "block_at"):
                 low, high = e["all"][name]["interval"]
                 cells.append(f"{number(e['all'][name]['found'])} [{number(low)}, {number(high)}]")
+                cells.append(number(e["found_by_chance"][name]))
                 cells.append(number(e["all"][name]["loud"]))
             separation = number(e["auroc_against_clean"])
             rows.append((where.replace("_", " "), kind, seconds, e["all"]["n"], *cells, separation))
-    head = ("sampling", "piece", "s", "n", "found, not cleared", "loud", "found, blocked", "loud", "AUROC")
+    head = ("sampling", "piece", "s", "n", "not cleared", "chance", "loud", "blocked", "chance", "loud", "AUROC")
     text = table(head, rows)
     rows = []
     for where in ("default_gap", "every_frame"):

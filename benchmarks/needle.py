@@ -8,9 +8,9 @@ place of the clip (`random`: the piece may show nothing of the event, labels are
 detector scores highest when it sees the clip alone (`peak`: what is left is what sampling and pooling lose).
 
 Found means: the score of the video reaches the threshold, and so does a moment within the needle, give or take the
-sampling gap. `loud` counts videos whose score reaches it, wherever from. Thresholds are `clear_below` (below it the
-fast path lets a video pass) and `block_at` of the calibration that ships with the weights, or of one fitted to this
-split.
+sampling gap; `found_by_chance` is the same at places without one. `loud` counts videos whose score reaches it, wherever
+from. Thresholds are `clear_below` (below it the fast path lets a video pass) and `block_at` of the calibration that
+ships with the weights, or of one fitted to this split.
 """
 
 from __future__ import annotations
@@ -294,14 +294,33 @@ def run_trials(
     return made
 
 
-def recall(trials: dict[float, list[Trial]], clean: Sequence[Scores]) -> dict[str, Any]:
+def recall(trials: dict[float, list[Trial]], clean: Sequence[Scores], search: Search) -> dict[str, Any]:
     """Return recall by length, for all categories together and for each."""
     return {
-        str(seconds): {"all": shares(some), "auroc_against_clean": separation(some, clean)}
+        str(seconds): {
+            "all": shares(some),
+            "found_by_chance": by_chance(some, clean, seconds, search),
+            "auroc_against_clean": separation(some, clean),
+        }
         | {c: shares([t for t in some if t.category == c]) for c in sorted({t.category for t in some})}
         for seconds, some in trials.items()
         if some
     }
+
+
+def by_chance(trials: Sequence[Trial], clean: Sequence[Scores], seconds: float, search: Search) -> dict[str, float]:
+    """Return how often a place without a needle would count as found: every second of the clean videos is tried."""
+    gap = search.scorer.sampling.max_gap_seconds
+    hits: dict[str, list[float]] = {"clear_below": [], "block_at": []}
+    for one in trials:
+        limits = limits_of(search.calibrator.thresholds[one.category])
+        for scores in clean:
+            places = np.arange(0.0, float(scores.moment_seconds[-1]))
+            hays = [Haystack(path=Path(), seconds=0.0, start_seconds=float(place)) for place in places]
+            tried = [trial(scores, hay, seconds, one.category, limits, gap) for hay in hays]
+            for name, values in hits.items():
+                values.append(float(np.mean([t.found[name] for t in tried])))
+    return {name: float(np.mean(values)) for name, values in hits.items()}
 
 
 def shares(trials: Sequence[Trial]) -> dict[str, Any]:
@@ -398,7 +417,11 @@ def main(argv: Sequence[str] | None = None) -> None:
             },
             **{
                 name: {"gap_seconds": gap, "false_alarms": alarms[name]}
-                | {way.kind: recall(trials[way.name], cleans[name]) for way in ways if way.name.startswith(name)}
+                | {
+                    way.kind: recall(trials[way.name], cleans[name], way.search)
+                    for way in ways
+                    if way.name.startswith(name)
+                }
                 for name, gap in gaps.items()
             },
         }
