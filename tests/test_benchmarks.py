@@ -16,6 +16,7 @@ sys.path.insert(0, str(FOLDER))
 
 import common  # noqa: E402
 import needle  # noqa: E402
+import needle_footage  # noqa: E402
 import quality  # noqa: E402
 import risk  # noqa: E402
 import robustness  # noqa: E402
@@ -143,19 +144,19 @@ def test_peer_that_cannot_start_is_an_error() -> None:
 
 
 def test_a_needle_is_where_the_haystack_says(tmp_path: Path) -> None:
-    def flat(value: int, seconds: float) -> needle.Piece:
+    def flat(value: int, seconds: float) -> needle_footage.Piece:
         path = tmp_path / f"{value}.mp4"
-        images = (np.full((256, 416, 3), value, np.uint8) for _ in range(round(seconds * needle.FPS)))
-        common.encode(images, path, needle.FPS, options=needle.ENCODER)
-        return needle.Piece(path=path, seconds=seconds)
+        images = (np.full((256, 416, 3), value, np.uint8) for _ in range(round(seconds * needle_footage.FPS)))
+        common.encode(images, path, needle_footage.FPS, options=needle_footage.ENCODER)
+        return needle_footage.Piece(path=path, seconds=seconds)
 
     clean, bright = [flat(40, 2.4), flat(60, 3.0)], flat(220, 0.6)
     for seed in range(3):
-        hay = needle.haystack(tmp_path, clean, 60.0, bright, np.random.default_rng(seed))
+        hay = needle_footage.haystack(tmp_path, clean, 60.0, bright, np.random.default_rng(seed))
         levels = [(now, int(image.mean())) for now, image in common.read_frames(hay.path)]
         lit = [now for now, level in levels if level > 150]
-        assert (len(levels), len(lit)) == (round(6.0 * needle.FPS), 15)
-        assert [lit[0], lit[-1]] == pytest.approx([hay.start_seconds, hay.start_seconds + 14 / needle.FPS])
+        assert (len(levels), len(lit)) == (round(6.0 * needle_footage.FPS), 15)
+        assert [lit[0], lit[-1]] == pytest.approx([hay.start_seconds, hay.start_seconds + 14 / needle_footage.FPS])
 
 
 def test_a_faster_copy_has_two_thirds_of_the_frames(tmp_path: Path) -> None:
