@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import math
 import platform
+import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
@@ -17,6 +18,7 @@ from guard.config import Settings, load_settings
 from guard.errors import InputError, InvalidConfig
 from guard.interfaces import Calibrator, Detector, Judge
 from guard.pipeline import Pipeline, Stages
+from guard.texts import TextGuard, TextStages
 from guard.types import Frames, Policy, Verdict, Video
 from guard.verdict import failed
 
@@ -27,6 +29,8 @@ if TYPE_CHECKING:
 DEFAULT_POLICY = "default"
 SCREEN_POLICY = "screen"
 """Only the rules that the embedded classifier can judge alone; says so in its description."""
+SCREEN_TEXT_POLICY = "screen-text"
+"""The same for texts: used where no policy was asked for and no slow path is configured."""
 
 
 class Guard:
@@ -42,6 +46,9 @@ class Guard:
         self.pipeline = pipeline
         self.settings = settings
         self.limits = limits
+        self._texts: TextGuard | None = None
+        self._own_text_policy: Policy | None = None
+        self._text_lock = threading.Lock()
 
     @classmethod
     def load(cls, settings: Settings | None = None, *, policy: Policy | str | None = None, **overrides: Any) -> Self:
@@ -55,11 +62,15 @@ class Guard:
             UsageError: a setting, a part or the policy is not there or not valid.
         """
         settings = settings or load_settings(**overrides)
+        chosen = policy is not None or settings.policy is not None or settings.slow_url is not None
         if policy is None or isinstance(policy, str):
             policy = load_policy(settings if policy is None else settings.model_copy(update={"policy": policy}))
         limits = limits_of(settings)
         pipeline = Pipeline(_stages(settings, policy, limits), policy, workers=settings.workers, seed=settings.seed)
-        return cls(pipeline, settings, limits)
+        made = cls(pipeline, settings, limits)
+        if not chosen:
+            made._own_text_policy = load_named(SCREEN_TEXT_POLICY)
+        return made
 
     @property
     def policy(self) -> Policy:
@@ -86,6 +97,45 @@ class Guard:
         """Yield one verdict per video, in order, decoding ahead in the worker processes."""
         return self.pipeline.check_many(videos)
 
+    def check_text(self, text: str, policy: Policy | str | None = None, *, name: str = "text") -> Verdict:
+        """Return the verdict on one text: a title, caption, comment, or words seen or heard.
+
+        The same thresholds, routing and decision as for videos; what the embedded classifier cannot settle goes to
+        the slow path where one is configured, and is `review` where none is. Safe to call from several threads.
+
+        Args:
+            text: the text; nothing in it raises, and what cannot be read is never `allow`.
+            policy: a policy, or the name or path of one; None takes the guard's own. A guard that was given no policy
+                and no slow path judges texts under `screen-text`, since its own `screen` says nothing of texts.
+            name: how the verdict calls the text.
+
+        Raises:
+            TypeError: `text` is not a `str`.
+            UsageError: there is no such policy.
+        """
+        return self.check_texts([text], policy, name=name)[0]
+
+    def check_texts(
+        self, texts: Sequence[str], policy: Policy | str | None = None, *, name: str = "text"
+    ) -> list[Verdict]:
+        """Return one verdict per text, in order: see `check_text`."""
+        return self._text_guard().check(texts, self.text_policy(policy), source=name)
+
+    def text_policy(self, policy: Policy | str | None = None) -> Policy:
+        """Return the policy that decides on texts. Raises `UsageError` where there is none of that name."""
+        if isinstance(policy, Policy):
+            return policy
+        if policy is not None:
+            return load_named(policy)  # read each time: a layer may have changed since
+        return self._own_text_policy or self.policy
+
+    def _text_guard(self) -> TextGuard:
+        """Build the text stages on first use: most guards see no text."""
+        with self._text_lock:
+            if self._texts is None:
+                self._texts = TextGuard(_text_stages(self.settings), seed=self.settings.seed)
+            return self._texts
+
     def close(self) -> None:
         """Stop the decoder processes and the threads. What is under way fails: nobody waits for a long video."""
         close = getattr(self.pipeline.stages.decoder, "close", None)
@@ -94,6 +144,8 @@ class Guard:
                 close()
         finally:
             self.pipeline.close()
+            if self._texts is not None:
+                self._texts.close()
 
     def __enter__(self) -> Self:
         return self
@@ -107,8 +159,22 @@ class Guard:
 def load_policy(settings: Settings) -> Policy:
     """Return the policy that `settings` name; without a name, the widest one that the configured stages can judge."""
     name = settings.policy or (DEFAULT_POLICY if settings.slow_url else SCREEN_POLICY)
+    return load_named(name)
+
+
+def load_named(name: str) -> Policy:
+    """Return a policy by name or path. Raises `PolicyNotFound` or `InvalidPolicy`."""
     policy: Policy = _upper("policies.load").load_policy(name)
     return policy
+
+
+def _text_stages(settings: Settings) -> TextStages:
+    classifier, screen = _upper("fast_path.text.classifier"), _upper("fast_path.text.screen")
+    screener = screen.build(classifier.Config())
+    return TextStages(
+        screener=screener,
+        versions=versions([screener.classifier], {screener.classifier.name: screener.calibrator}),
+    )
 
 
 def _upper(module: str) -> Any:

@@ -187,6 +187,6 @@ def test_every_builtin_category_has_words_somewhere_in_the_library():
 
 def test_the_library_is_sorted_and_complete():
     expected = {"default", "screen", "minors", "ai-video", "news-education", "firearms", "accidents", "flashing"}
-    expected |= {"spam", "toxicity", "negativity", "openai-13", "mlcommons", "dsa"}
+    expected |= {"screen-text", "spam", "toxicity", "negativity", "openai-13", "mlcommons", "dsa"}
     assert set(library()) == expected
     assert list(library()) == sorted(library())
