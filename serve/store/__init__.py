@@ -1,0 +1,1 @@
+"""What the service keeps: typed tables, sessions over SQLite or PostgreSQL, migrations and repositories."""
