@@ -30,10 +30,11 @@ GuardError
         UrlBlocked              url_blocked
         UrlFetchFailed          url_fetch_failed
     BackendError                a part that we depend on is down or full
-        VlmUnavailable          vlm_unavailable
+        VlmUnavailable          vlm_unavailable, vlm_timeout, vlm_rejected
         Capacity                capacity
         RateLimited             rate_limited
         DetectorFailed          detector_failed
+    VlmUnusable                 vlm_unusable, and the finer codes of an answer of the slow path that settles nothing
 
 Each class has a stable `code` (part of the API), a `hint` (the next step) and `retryable`. A message says what was
 wrong, what is allowed, and what was given. `serve/failures.py` maps classes to HTTP statuses and exit codes.
@@ -41,6 +42,8 @@ wrong, what is allowed, and what was given. `serve/failures.py` maps classes to 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import ClassVar
 
 from guard.types import ErrorInfo
@@ -119,7 +122,7 @@ class InputError(GuardError):
     """One input is at fault; the others go on."""
 
     code = "input"
-    default_hint = "Check the file with `guard probe FILE`."
+    default_hint = "Try whether a player shows the file."
 
 
 class InputNotFound(InputError):
@@ -150,6 +153,7 @@ class NoVideoStream(InputError):
 
 class Undecodable(InputError):
     code = "undecodable"
+    default_hint = "The file is damaged or no video. If a player shows it, convert it (`ffmpeg -i FILE new.mp4`)."
 
 
 class Truncated(InputError):
@@ -235,6 +239,14 @@ class DetectorFailed(BackendError):
     retryable = False
 
 
+class VlmUnusable(GuardError):
+    """The VLM works, and its answer does not: one video stays open, and no backend is down."""
+
+    code = "vlm_unusable"
+    default_hint = "Scan it again with --retry-failed, or have a person look; a larger model errs less."
+    retryable = True
+
+
 def all_errors(root: type[GuardError] = GuardError) -> tuple[type[GuardError], ...]:
     """Return every error class under `root`, itself included, in tree order."""
     found = [root]
@@ -243,6 +255,22 @@ def all_errors(root: type[GuardError] = GuardError) -> tuple[type[GuardError], .
     return tuple(found)
 
 
+_CODES_OF_JUDGEMENTS: Mapping[str, type[GuardError]] = MappingProxyType(
+    dict.fromkeys(("vlm_timeout", "vlm_rejected"), VlmUnavailable)
+    | dict.fromkeys(("partial", "parse_error", "generation_error", "video_error"), VlmUnusable)
+    | dict.fromkeys(
+        (
+            "vlm_image_mismatch", "vlm_truncated", "vlm_empty", "vlm_refused", "vlm_invalid_json",
+            "vlm_invalid_schema", "vlm_inconsistent", "vlm_incomplete", "vlm_no_frames",
+        ),
+        VlmUnusable,
+    )
+)  # fmt: skip
+"""Finer codes that verdicts carry for the slow path, and the class that each belongs to. A test compares them with
+`slow_path.failures.FailureCode`."""
+
+
 def error_for_code(code: str) -> type[GuardError]:
-    """Return the class whose `code` is `code`; the base class for one that is unknown."""
-    return next((error for error in all_errors() if error.code == code), GuardError)
+    """Return the class that `code` belongs to; the base class for one that is unknown."""
+    own = next((error for error in all_errors() if error.code == code), None)
+    return own or _CODES_OF_JUDGEMENTS.get(code, GuardError)

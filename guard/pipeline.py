@@ -20,7 +20,8 @@ from guard.background import BackgroundLoop
 from guard.errors import DetectorFailed, GuardError, InputError, VlmUnavailable
 from guard.interfaces import Calibrator, Case, Decoder, Detector, Fed, Judge, Router, SamplingNeeds
 from guard.screening import Screening
-from guard.types import Coverage, ErrorInfo, Frames, Judgement, MediaInfo, Policy, Route, Scores, Verdict, Video
+from guard.slow_outcome import slow_error
+from guard.types import Coverage, ErrorInfo, Frames, Judgement, MediaInfo, Pass, Policy, Route, Scores, Verdict, Video
 from guard.verdict import Evidence, decide, failed
 
 log = logging.getLogger(__name__)
@@ -53,6 +54,7 @@ class Screened:
     """A thinned sample, for the slow path."""
     coverage: Coverage
     """Of the frames that were scored, by the first pass or by one that broke off."""
+    passes: tuple[Pass, ...]
     scores: tuple[Scores, ...]
     route: Route
     errors: tuple[ErrorInfo, ...]
@@ -131,7 +133,14 @@ class Pipeline:
         judge = self.stages.judge
         if screened.route.path == "fast" or judge is None or self._loop is None:
             return _Waiting(verdict=self._decide(screened, None, None))
-        judgement = self._loop.submit(judge.judge([self._case(screened)]))
+        try:
+            judgement = self._loop.submit(judge.judge([self._case(screened)]))
+        except GuardError as error:
+            return _Waiting(verdict=self._decide(screened, None, error.info()))
+        except Exception:
+            log.exception("the slow path could not be asked about %s", video.sha256)
+            unasked = VlmUnavailable("The slow path could not be asked; the log has the details.")
+            return _Waiting(verdict=self._decide(screened, None, unasked.info()))
         return _Waiting(screened=screened, judgement=judgement, asked_at=time.monotonic())
 
     def _case(self, screened: Screened) -> Case:
@@ -150,23 +159,24 @@ class Pipeline:
         started = time.perf_counter()
         scores: list[Scores] = []
         errors: list[ErrorInfo] = []
-        passes: list[tuple[Screening, Fed]] = []
+        passes: list[tuple[Screening, Fed, Pass]] = []
         for need in self._needs:
             served = [d for d in self.stages.detectors if self._needs[need_index(d.needs, self._needs)] == need]
             screening = Screening(served, self.stages.calibrators, video.sha256)
             fed = self.stages.decoder.feed(video, need, screening)
             scores += screening.finish(fed.coverage)
             errors += screening.errors
-            passes.append((screening, fed))
-        first, fed = passes[0]
+            passes.append((screening, fed, Pass(detectors=tuple(d.name for d in served), coverage=fed.coverage)))
+        first, fed, _ = passes[0]
         # A pass that broke off speaks for all: the detectors that it served saw less than the others.
-        coverage = next((each.coverage for _, each in passes if not each.coverage.complete), fed.coverage)
-        decode_ms = sum(done.cpu_seconds for _, done in passes) * 1e3
+        coverage = next((one.coverage for _, _, one in passes if not one.coverage.complete), fed.coverage)
+        decode_ms = sum(done.cpu_seconds for _, done, _ in passes) * 1e3
         route = self.stages.router.route(scores, self.policy, coverage)
         return Screened(
             video=fed.video,
             frames=first.frames(fed.coverage),
             coverage=coverage,
+            passes=tuple(one for _, _, one in passes),
             scores=tuple(scores),
             route=route,
             errors=tuple(errors),
@@ -197,7 +207,7 @@ class Pipeline:
             log.exception("the slow path failed on %s", waiting.screened.video.sha256)
             return self._decide(waiting.screened, None, VlmUnavailable("The slow path failed.").info())
         waited_ms = (time.perf_counter() - started) * 1e3
-        return self._decide(waiting.screened, judgement, _slow_error(judgement), slow_wait_ms=waited_ms)
+        return self._decide(waiting.screened, judgement, slow_error(judgement), slow_wait_ms=waited_ms)
 
     def _decide(
         self,
@@ -214,6 +224,7 @@ class Pipeline:
                 scores=screened.scores,
                 route=screened.route,
                 coverage=screened.coverage,
+                passes=screened.passes,
                 judgement=judgement,
                 slow_error=slow_error,
                 errors=screened.errors,
@@ -261,16 +272,3 @@ def _media(video: Video) -> MediaInfo:
     if video.media is None:
         raise InputError("The decoder gave no media facts.")
     return video.media
-
-
-def _slow_error(judgement: Judgement) -> ErrorInfo | None:
-    """Return why a judgement settles nothing, or None where it is an answer."""
-    if judgement.status == "ok":
-        return None
-    code = judgement.error_code or judgement.status
-    return ErrorInfo(
-        code=code,
-        message=f"The slow path gave no usable answer ({judgement.status}).",
-        hint=VlmUnavailable.default_hint,
-        retryable=True,
-    )

@@ -14,12 +14,11 @@ The rules, in the order in which they are asked:
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
 
-import numpy as np
-
-from guard import taxonomy
+from guard.evidence import Evidence, Finding
+from guard.rationale import rationale
 from guard.segments import merge_segments, segments_of
+from guard.timeline import TIMELINE_MOMENTS, timeline_of
 from guard.types import (
     DEFAULT_THRESHOLDS,
     CategoryScore,
@@ -38,49 +37,23 @@ from guard.types import (
     Scores,
     Segment,
     Stage,
-    Thresholds,
-    Timeline,
     Verdict,
-    Video,
 )
 from guard.types import Finding as ScreenFinding
 
-TIMELINE_MOMENTS = 1200
-"""Moments kept in a verdict's timeline: one pixel each on a wide screen; an hour of every frame would be 108,000."""
+__all__ = [
+    "SLOW_CONFIDENCE_FLOOR",
+    "TIMELINE_MOMENTS",
+    "Evidence",
+    "Finding",
+    "decide",
+    "failed",
+    "policy_ref",
+    "timeline_of",
+]
 
 SLOW_CONFIDENCE_FLOOR = 0.7
 """A check of the slow path below this confidence settles nothing; 0.5 would be a coin toss between two labels."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Finding:
-    """What became of one active rule."""
-
-    rule: Rule
-    score: float | None
-    columns: tuple[str, ...]
-    """Scored categories that speak of the rule."""
-    thresholds: Thresholds
-    outcome: str
-    """`violates`, `clear` or `unsettled`."""
-    stage: Stage
-    why: str
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Evidence:
-    """Everything that is known of one video when it is decided."""
-
-    video: Video
-    policy: Policy
-    scores: Sequence[Scores]
-    route: Route
-    coverage: Coverage
-    judgement: Judgement | None = None
-    slow_error: ErrorInfo | None = None
-    """Why a slow path that should have answered did not; None where it answered or was not asked."""
-    errors: Sequence[ErrorInfo] = ()
-    """Detectors that failed on this video."""
 
 
 def policy_ref(policy: Policy) -> PolicyRef:
@@ -113,51 +86,19 @@ def decide(evidence: Evidence) -> Verdict:
         source=evidence.video.source,
         sha256=evidence.video.sha256,
         policy=policy_ref(evidence.policy),
-        rationale=_rationale(decision, findings, segments, evidence, error),
+        rationale=rationale(decision, findings, segments, evidence, error),
         categories={f.rule.category: _category_score(f) for f in findings},
         segments=segments,
         route=evidence.route,
+        slow_path=evidence.slow_path,
         judgement=evidence.judgement,
         coverage=evidence.coverage,
+        passes=tuple(evidence.passes),
         media=evidence.video.media,
         timeline=timeline_of(evidence.scores),
         degraded=evidence.slow_error is not None or bool(evidence.errors),
         error=error,
     )
-
-
-def timeline_of(scores: Sequence[Scores]) -> Timeline | None:
-    """Return score over time at the moments of the detector that has most; None where no detector has any.
-
-    Categories of the other detectors are read at the nearest of their own moments.
-    """
-    lines = [_thinned(s) for s in scores if len(s.moment_seconds)]
-    if not lines:
-        return None
-    base = max(lines, key=lambda s: len(s.moment_seconds))
-    columns: dict[str, tuple[float, ...]] = {}
-    for s in lines:
-        nearest = (
-            [_nearest(s, float(t)) for t in base.moment_seconds] if s is not base else range(len(s.moment_seconds))
-        )
-        for column, category in enumerate(s.categories):
-            columns[category] = tuple(round(float(s.per_moment[row, column]), 4) for row in nearest)
-    return Timeline(moment_seconds=tuple(round(float(t), 3) for t in base.moment_seconds), scores=columns)
-
-
-def _thinned(scores: Scores) -> Scores:
-    """Return at most `TIMELINE_MOMENTS` moments, the highest of each stretch, so that no peak is lost."""
-    total = len(scores.moment_seconds)
-    if total <= TIMELINE_MOMENTS:
-        return scores
-    stretches = np.array_split(np.arange(total), TIMELINE_MOMENTS)
-    times = np.array([scores.moment_seconds[rows[len(rows) // 2]] for rows in stretches], dtype=np.float64)
-    highest = np.stack([scores.per_moment[rows].max(axis=0) for rows in stretches])
-    return replace(scores, moment_seconds=times, per_moment=highest)
-
-
-def _nearest(scores: Scores, seconds: float) -> int:
-    return int(abs(scores.moment_seconds - seconds).argmin())
 
 
 def _finding(rule: Rule, evidence: Evidence) -> Finding:
@@ -272,52 +213,3 @@ def _bars(finding: Finding, bar: float, scores: Sequence[Scores]) -> Mapping[str
                 fires = float(s.probability[column]) >= bar
                 bars[category] = max(min(bar, peak), 1e-6) if fires else bar
     return bars
-
-
-def _rationale(
-    decision: Decision,
-    findings: Sequence[Finding],
-    segments: Sequence[Segment],
-    evidence: Evidence,
-    error: ErrorInfo | None,
-) -> str:
-    """Say in one or two sentences why, with numbers and times a person can check."""
-    sentences = [_sentence(f, segments) for f in findings if f.outcome != "clear"]
-    if decision == "allow":
-        scored = [f for f in findings if f.score is not None]
-        highest = max(scored, key=lambda f: f.score or 0.0, default=None)
-        top = f" Highest: {_label(highest.rule)} {highest.score:.2f}." if highest else ""
-        sentences.append(f"All {len(findings)} active rules were judged and found clear.{top}")
-    if not findings:
-        sentences = [f"The policy {evidence.policy.name!r} has no active rule."]
-    unsettled = any(f.outcome == "unsettled" for f in findings)
-    if decision == "review" and unsettled and evidence.judgement is None and error is None:
-        sentences.append("No slow path is configured to settle it (slow_path_unavailable).")
-    if error is not None:
-        sentences.append(f"{error.message} ({error.code})")
-    return " ".join(sentences)
-
-
-def _sentence(finding: Finding, segments: Sequence[Segment]) -> str:
-    label, score = _label(finding.rule), finding.score
-    peak = max(
-        (s for s in segments if s.category in finding.columns),
-        key=lambda s: s.peak_score,
-        default=None,
-    )
-    where = f" at {peak.peak_seconds:.1f} s" if peak else ""
-    if finding.stage == "slow":
-        return f"{label}: violated, according to the slow path. {finding.why}".strip()
-    if score is None:
-        return f"{label}: no configured stage can judge this rule."
-    if finding.outcome == "violates":
-        return f"{label}: score {score:.2f}{where} is at or above {finding.thresholds.block_at:.2f}."
-    low, high = finding.thresholds.clear_below, finding.thresholds.block_at
-    if score < low:
-        return f"{label}: score {score:.2f} is low, but low scores alone do not settle it here."
-    return f"{label}: score {score:.2f}{where} lies between {low:.2f} and {high:.2f}."
-
-
-def _label(rule: Rule) -> str:
-    known = taxonomy.categories().get(rule.category)
-    return rule.name or (known.name if known else rule.category)

@@ -79,6 +79,7 @@ FAILURES: Mapping[type[GuardError], Failure] = MappingProxyType(
         errors.Capacity: _backend(503),
         errors.RateLimited: _backend(429),
         errors.DetectorFailed: _backend(500),
+        errors.VlmUnusable: Failure(502, Exit.SOME_UNDECIDED),
     }
 )
 """Every class of `guard.errors`; a test keeps it complete."""

@@ -137,6 +137,39 @@ def test_every_fault_of_the_slow_path_is_review_with_a_code(
     assert found == [("review", code), ("allow", None)]
 
 
+def test_a_case_that_cannot_be_made_costs_one_video_and_not_the_rest() -> None:
+    class Factless(MemoryDecoder):
+        def feed(self, video: Video, needs: SamplingNeeds, sink: FrameSink) -> Fed:
+            fed = super().feed(video, needs, sink)
+            return replace(fed, video=replace(fed.video, media=None))
+
+    found = run([b"\x80", b"\x00"], decoder=Factless(), judge=ScriptedJudge(judgement({FIGHT: "no"})))
+    assert found == [("review", "input"), ("allow", None)]
+
+
+def test_every_pass_is_reported_with_the_detectors_that_it_fed() -> None:
+    class Counting(MemoryDecoder):
+        def feed(self, video: Video, needs: SamplingNeeds, sink: FrameSink) -> Fed:
+            fed = super().feed(video, needs, sink)
+            return replace(fed, coverage=replace(fed.coverage, frames_scored=76 if needs.every_frame else 27))
+
+    class EveryFrame(BrightnessDetector):
+        name = "every"
+        needs = SamplingNeeds(every_frame=True)
+
+    stages = Stages(decoder=Counting(), detectors=(EveryFrame(), BrightnessDetector()), router=ROUTER)
+    pipeline = Pipeline(stages, POLICY, workers=1)
+    try:
+        (verdict,) = pipeline.check_many([video(data=b"\x00")])
+    finally:
+        pipeline.close()
+    assert [(one.detectors, one.coverage.frames_scored) for one in verdict.passes] == [
+        (("brightness",), 27),
+        (("every",), 76),
+    ]
+    assert verdict.coverage == verdict.passes[0].coverage
+
+
 def test_a_raising_detector_is_named_and_never_read_as_safe() -> None:
     class Broken(BrightnessDetector):
         name = "broken"

@@ -10,8 +10,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from fast_path import router
-from guard.types import Coverage, ErrorInfo, Judgement, Policy, Rule, Scores, Thresholds, Verdict
+from guard.errors import VlmUnusable, error_for_code
+from guard.slow_outcome import slow_error
+from guard.types import Coverage, ErrorInfo, Float32Array, Judgement, Policy, Rule, Scores, Thresholds, Verdict
 from guard.verdict import TIMELINE_MOMENTS, Evidence, decide, failed, timeline_of
+from slow_path.failures import FailureCode
 
 FIGHT = "violence.fighting"
 FIRE = "illegal.fire"
@@ -125,6 +128,51 @@ def test_a_failed_detector_is_undecided_even_where_the_rest_is_clear() -> None:
     assert decide(evidence(0.02, errors=(broken,))).decision == "undecided"
 
 
+THREE = policy(
+    Rule(category="sexual", state="block"),
+    Rule(category=FIRE, state="flag"),
+    Rule(category=FIGHT, state="block"),
+)
+
+
+def test_the_violated_rule_comes_first_and_the_unjudged_ones_share_a_sentence() -> None:
+    found = decide(evidence(rules=THREE, scored=[scores({FIRE: 0.95, FIGHT: 0.97})])).rationale
+    assert found.startswith("Fighting: score 0.97 at 0.0 s is at or above 0.90. Fire and arson: score 0.95")
+    assert found.endswith("Not judged, since the decision stands without: Sexual content."), found
+    open_ = decide(evidence(rules=THREE, scored=[scores({FIRE: 0.3, FIGHT: 0.4})])).rationale
+    assert open_.index("Fighting: score 0.40") < open_.index("Fire and arson: score 0.30") < open_.index("Sexual")
+
+
+def test_what_the_slow_path_did_is_said_as_it_happened() -> None:
+    none = decide(evidence(rules=THREE, scored=[scores({FIRE: 0.01, FIGHT: 0.02})]))
+    assert (none.slow_path, none.decision) == ("not_configured", "review")
+    assert "no configured stage can judge: Sexual" in none.rationale
+    assert "slow_path_unavailable" in none.rationale
+    gone = slow_error(judgement({}, status="generation_error", error_code="vlm_unavailable"))
+    case = evidence(rules=THREE, scored=[scores({FIRE: 0.01, FIGHT: 0.02})], slow_error=gone)
+    down = decide(case)
+    assert (down.slow_path, down.degraded) == ("failed", True)
+    assert "only the slow path could and it failed: Sexual" in down.rationale
+    assert "could not be reached, or its server failed. (vlm_unavailable)" in down.rationale
+    assert "no configured stage" not in down.rationale
+    assert "slow_path_unavailable" not in down.rationale
+    unsure = decide(replace(case, slow_error=None, judgement=judgement({"sexual": "unsure"})))
+    assert (unsure.slow_path, unsure.decision) == ("answered", "review")
+    assert "which was not sure of: Sexual" in unsure.rationale
+    assert decide(evidence(0.02)).slow_path == "not_needed"
+
+
+@pytest.mark.parametrize("code", [None, *FailureCode])
+def test_every_failure_of_the_slow_path_has_words_of_its_own_kind(code: FailureCode | None) -> None:
+    status = "parse_error" if code is None else "generation_error"
+    error = slow_error(judgement({}, status=status, error_code=code and code.value))
+    assert error is not None
+    assert error.code == (code.value if code else "parse_error")
+    reached = error_for_code(error.code) is VlmUnusable and error.code != "vlm_no_frames"
+    assert ("answered" in error.message or "answer" in error.message) == (reached or error.code == "vlm_timeout")
+    assert error.hint
+
+
 def test_policy_without_active_rules_says_so() -> None:
     verdict = decide(evidence(0.99, rules=policy(Rule(category=FIGHT, state="off"))))
     assert verdict.decision == "allow"
@@ -174,6 +222,33 @@ def test_timeline_keeps_every_peak_when_thinned() -> None:
     assert len(found.moment_seconds) == TIMELINE_MOMENTS
     assert max(found.scores[FIGHT]) == pytest.approx(0.99, abs=1e-4)
     assert list(found.moment_seconds) == sorted(found.moment_seconds)
+
+
+def test_a_timeline_shows_the_higher_of_two_detectors_and_no_peak_is_lost() -> None:
+    many = scores(
+        {FIGHT: 0.2}, detector="a", moment_seconds=np.array([0.0, 1.0, 9.0]), per_moment=column(0.1, 0.2, 0.1)
+    )
+    few = scores({FIGHT: 0.9}, detector="b", moment_seconds=np.array([2.0, 4.0]), per_moment=column(0.05, 0.9))
+    for order in ([many, few], [few, many]):
+        found = timeline_of(order)
+        assert found is not None
+        assert found.scores[FIGHT] == (0.1, 0.9, 0.9), "the peak at 4 s is nearest to none of the three"
+
+
+@given(st.data())
+def test_a_timeline_never_hides_a_peak(data: st.DataObject) -> None:
+    made = []
+    for name in "ab":
+        times = np.array(sorted(data.draw(st.sets(st.integers(0, 99), min_size=1, max_size=9))), np.float64)
+        line = column(*(data.draw(st.floats(0, 1, width=32)) for _ in times))
+        made.append(scores({FIGHT: 0.5}, detector=name, moment_seconds=times, per_moment=line))
+    found = timeline_of(made)
+    assert found is not None
+    assert max(found.scores[FIGHT]) == pytest.approx(max(float(s.per_moment.max()) for s in made), abs=1e-4)
+
+
+def column(*values: float) -> Float32Array:
+    return np.array(values, np.float32)[:, None]
 
 
 probability = st.floats(0, 1, width=32)

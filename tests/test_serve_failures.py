@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from guard import errors
 from serve.failures import FAILURES, Exit, failure_of, failure_of_code
+from slow_path.failures import FailureCode
 
 
 def test_every_error_class_is_listed_and_nothing_else() -> None:
@@ -33,3 +34,12 @@ def test_a_class_from_outside_counts_as_its_nearest_ancestor() -> None:
 def test_an_unknown_code_is_a_fault_of_ours() -> None:
     assert failure_of_code("never_heard_of").status == 500
     assert failure_of_code("too_large").status == 413
+
+
+def test_only_a_backend_that_is_down_gives_4_and_a_bad_answer_gives_3() -> None:
+    down = {"vlm_unavailable", "rate_limited", "capacity", "vlm_timeout", "vlm_rejected", "vlm_internal"}
+    for code in FailureCode:
+        expected = Exit.BACKEND_DOWN if code.value in down else Exit.SOME_UNDECIDED
+        assert failure_of_code(code.value).exit_code is expected, code
+    for status in ("partial", "parse_error", "generation_error", "video_error"):
+        assert failure_of_code(status).exit_code is Exit.SOME_UNDECIDED

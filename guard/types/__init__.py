@@ -19,6 +19,7 @@ from guard.types.judgement import (
     JudgementStatus,
     Observation,
     RuleCheck,
+    SlowPathState,
     Violated,
 )
 from guard.types.policy import (
@@ -48,6 +49,7 @@ from guard.types.video import (
     Coverage,
     Frames,
     MediaInfo,
+    Pass,
     Video,
 )
 
@@ -67,6 +69,7 @@ __all__ = [
     "JudgementStatus",
     "MediaInfo",
     "Observation",
+    "Pass",
     "Policy",
     "PolicyRef",
     "Route",
@@ -77,6 +80,7 @@ __all__ = [
     "RuleState",
     "Scores",
     "Segment",
+    "SlowPathState",
     "Stage",
     "Thresholds",
     "Timeline",

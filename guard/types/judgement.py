@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal, TypeAlias
 
+SlowPathState: TypeAlias = Literal["not_needed", "answered", "failed", "not_configured"]
+"""What came of the slow path: the screen sufficed; it answered; it should have; there is none, and one was needed."""
 Violated: TypeAlias = Literal["yes", "no", "unsure"]
 
 

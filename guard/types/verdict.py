@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from typing import Literal, TypeAlias
 
 from guard.types.checks import require
-from guard.types.judgement import Judgement
+from guard.types.judgement import Judgement, SlowPathState
 from guard.types.route import Route
-from guard.types.video import Coverage, MediaInfo
+from guard.types.video import Coverage, MediaInfo, Pass
 
 Decision: TypeAlias = Literal["allow", "review", "block", "undecided"]
 
@@ -79,8 +79,12 @@ class Verdict:
     categories: Mapping[str, CategoryScore] = field(default_factory=dict)
     segments: tuple[Segment, ...] = ()
     route: Route | None = None
+    slow_path: SlowPathState = "not_needed"
     judgement: Judgement | None = None
     coverage: Coverage | None = None
+    """Of the sampled pass, or of one that broke off: the least that was seen."""
+    passes: tuple[Pass, ...] = ()
+    """Every decode with the detectors that it fed."""
     media: MediaInfo | None = None
     timeline: Timeline | None = None
     degraded: bool = False

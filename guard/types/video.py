@@ -76,6 +76,15 @@ class Coverage:
     """Error code (see `guard.errors`) of what made the decode incomplete."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pass:
+    """One decode: what it covered, and for whom. A flash analyser sees every frame, a classifier a sample."""
+
+    detectors: tuple[str, ...]
+    """Registry keys of the detectors that were fed by it; empty where the slow path alone looked."""
+    coverage: Coverage
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Frames:
     """Decoded frames in presentation order, grouped in bursts of neighbours.
