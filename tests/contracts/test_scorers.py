@@ -27,7 +27,14 @@ def _world(loss: str) -> tuple[WarmUp, FeatureView, FeatureView]:
 
 
 def _scorer(name: str) -> Scorer:
+    if name == "kronfluence":
+        pytest.importorskip("kronfluence", reason="optional: pip install kronfluence")
     return plugins.module("scorer", name).tiny()
+
+
+def _claims(promise: str) -> list[str]:
+    """Return the scorers that claim `promise`, whether or not what they need is installed."""
+    return [name for name in NAMES if getattr(plugins.module("scorer", name).tiny(), promise)]
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
@@ -52,13 +59,15 @@ def test_scores_follow_their_rows(name: str) -> None:
     order = np.random.default_rng(1).permutation(len(train))
     straight, turned = (_scorer(name).score(v, queries).values for v in (train, train.take(order)))
     scale = straight.std()
-    if name == "boostin":  # a tree may break a tie between two equal splits the other way
-        assert np.corrcoef(turned.ravel(), straight[order].ravel())[0, 1] > 0.95
+    # these train a model themselves, which sees the rows in another order
+    least = {"boostin": 0.95, "kronfluence": 0.85}.get(name)
+    if least is not None:
+        assert np.corrcoef(turned.ravel(), straight[order].ravel())[0, 1] > least
     else:
         np.testing.assert_allclose(turned / scale, straight[order] / scale, atol=5e-3)
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if _scorer(n).uses_queries])
+@pytest.mark.parametrize("name", _claims("uses_queries"))
 def test_queries_of_one_group_are_averaged_whatever_their_order(name: str) -> None:
     _, train, queries = _world("softmax")
     turned = queries.take(np.arange(len(queries))[::-1])
@@ -75,7 +84,7 @@ def test_missing_features_are_a_clear_error(name: str) -> None:
         _scorer(name).score(replace(train, **bare), replace(queries, **bare))
 
 
-@pytest.mark.parametrize("name", [n for n in NAMES if _scorer(n).uses_queries])
+@pytest.mark.parametrize("name", _claims("uses_queries"))
 def test_missing_queries_are_a_clear_error(name: str) -> None:
     _, train, _ = _world("softmax")
     with pytest.raises(UsageError, match="queries"):
@@ -83,7 +92,7 @@ def test_missing_queries_are_a_clear_error(name: str) -> None:
 
 
 @pytest.mark.parametrize("loss", ["softmax", "sigmoid"])
-@pytest.mark.parametrize("name", [n for n in NAMES if _scorer(n).signed])
+@pytest.mark.parametrize("name", _claims("signed"))
 def test_planted_copies_are_ranked_by_their_known_effect(name: str, loss: str) -> None:
     """Clean duplicates of queries > ordinary rows > wrongly labelled copies.
 
