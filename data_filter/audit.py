@@ -9,13 +9,14 @@ the out-of-fold probability.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
 
 from data_filter import neighbours
-from data_filter.types import BENIGN, BoolArray, FeatureView, Float64Array
+from data_filter.types import BENIGN, BoolArray, FeatureView, Float64Array, Int64Array
 from guard import plugins
 from guard.types import Float32Array, require
 
@@ -33,13 +34,17 @@ class AuditConfig:
     k: int = 10
     """Neighbours that vote."""
     most: float = 0.15
-    """At most this share of the rows is flagged."""
+    """At most this share of the rows is doubted."""
+    most_of_label: float = 0.25
+    """At most this share of the rows of one label set is flagged, so 0 of 3 and 4 of 16: a rare event has few
+    neighbours of its own kind, and an audit alone must not wipe it out."""
     threshold: float = 0.5
-    """A row is flagged where the vote for another label minus that for its own reaches this, and it is among the
+    """A row is doubted where the vote for another label minus that for its own reaches this, and it is among the
     suspicious."""
 
     def __post_init__(self) -> None:
         require(0 < self.most <= 1, "most", "in (0, 1]", self.most)
+        require(0 < self.most_of_label <= 1, "most_of_label", "in (0, 1]", self.most_of_label)
         require(len(self.detectors) > 0, "detectors", "at least one", 0)
 
 
@@ -68,8 +73,10 @@ class Finding:
     votes: dict[str, float]
     """Suspicion by each detector."""
     evidence: tuple[Evidence, ...]
+    doubted: bool
+    """Whether a person should look: the row is in the queue."""
     flagged: bool
-    """Whether the filter leaves the row out until a person has decided."""
+    """Whether the filter leaves the row out until a person has decided; only doubted rows are."""
 
 
 def suspicion(view: FeatureView, detectors: Sequence[str] = DETECTORS) -> tuple[Float64Array, dict[str, Float64Array]]:
@@ -93,8 +100,9 @@ def audit(view: FeatureView, config: AuditConfig | None = None) -> list[Finding]
     order = np.argsort(-doubt, kind="stable")
     allowed = np.zeros(len(view), dtype=np.bool_)
     allowed[order[: int(settings.most * len(view))]] = True
-    flagged = allowed & (support >= settings.threshold)
+    doubted = allowed & (support >= settings.threshold)
     strata = view.strata()
+    flagged = _capped(doubted, order, strata, settings.most_of_label)
     return [
         Finding(
             rank=rank,
@@ -104,11 +112,22 @@ def audit(view: FeatureView, config: AuditConfig | None = None) -> list[Finding]
             suspicion=round(float(doubt[i]), 4),
             support=round(float(support[i]), 4),
             votes={name: round(float(values[i]), 4) for name, values in parts.items()},
-            evidence=_evidence(near, view, strata, int(i)) if flagged[i] else (),
+            evidence=_evidence(near, view, strata, int(i)) if doubted[i] else (),
+            doubted=bool(doubted[i]),
             flagged=bool(flagged[i]),
         )
         for rank, i in enumerate(order, 1)
     ]
+
+
+def _capped(doubted: BoolArray, order: Int64Array, strata: Sequence[str], most: float) -> BoolArray:
+    """Return `doubted` [N] with at most this share of each label set left, the most suspicious (first in `order`)."""
+    left = {name: int(most * count) for name, count in Counter(strata).items()}
+    flagged = np.zeros(len(doubted), dtype=np.bool_)
+    for i in order[doubted[order]]:
+        flagged[i] = left[strata[i]] > 0
+        left[strata[i]] -= 1
+    return flagged
 
 
 def trusted(view: FeatureView, findings: Sequence[Finding]) -> BoolArray:

@@ -44,8 +44,8 @@ class ReviewQueue:
         self.folder = folder
 
     def write(self, findings: Sequence[Finding]) -> None:
-        """Write the flagged findings; decisions already taken stay."""
-        lines = (json.dumps(audit.as_record(f), ensure_ascii=False) for f in findings if f.flagged)
+        """Write the findings in doubt; decisions already taken stay."""
+        lines = (json.dumps(audit.as_record(f), ensure_ascii=False) for f in findings if f.doubted)
         atomic_write(self.folder / "queue.jsonl", "".join(f"{line}\n" for line in lines).encode())
 
     def findings(self) -> list[dict[str, Any]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -44,6 +45,22 @@ def test_flipped_labels_are_found_and_put_right(loss: str) -> None:
 def test_clean_labels_are_left_alone() -> None:
     _, _, findings = _audited(flips=0.0)
     assert sum(f.flagged for f in findings) <= 3
+
+
+def test_a_rare_label_is_doubted_but_never_wiped_out() -> None:
+    """Three rows of a third class inside the cloud of another: every neighbour votes them down."""
+    data = blobs(rows=300, queries=1, flips=0.0, classes=2, loss="softmax")
+    rng = np.random.default_rng(0)
+    odd = np.flatnonzero(data.train.targets[:, 0])[:3]
+    targets = np.concatenate([data.train.targets, np.zeros((300, 1), np.float32)], axis=1)
+    targets[odd] = [0, 0, 1]
+    points = data.train.embeddings + 0.01 * rng.normal(size=data.train.embeddings.shape).astype(np.float32)
+    train = replace(data.train, targets=targets, categories=("a", "b", "rare"), embeddings=points)
+    view = describe(warm_up(train, WarmUpConfig()), train)
+    rare = [f for f in audit.audit(view) if f.label == "rare"]
+    assert all(f.doubted and not f.flagged for f in rare)
+    loose = [f for f in audit.audit(view, audit.AuditConfig(most_of_label=0.7)) if f.label == "rare"]
+    assert [f.flagged for f in loose] == [True, True, False], "two of three, the most suspicious"
 
 
 def test_every_row_is_in_the_audit_once_in_order() -> None:
