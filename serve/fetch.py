@@ -18,7 +18,7 @@ import httpcore
 
 from guard.errors import GuardError, TooLarge, UnsupportedMediaType, UrlBlocked, UrlFetchFailed
 from guard.limits import looks_like_media, refused_start
-from serve.outbound import Deadline, Reach, Target, parse_url, pool
+from serve.outbound import Deadline, Reach, Target, http_url, parse_url, pool
 
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 _HEAD_BYTES = 64
@@ -88,10 +88,10 @@ def _admit(url: str, rules: FetchRules) -> Target:
 def _hop(target: Target, sink: BinaryIO, rules: FetchRules, deadline: Deadline, hop: int) -> Fetched | str:
     """Ask once. Returns what was fetched, or where a redirect leads."""
     connections, backend = pool(target, rules.reach, deadline)
-    headers = [(b"Host", _host_header(target)), (b"User-Agent", USER_AGENT), (b"Accept", b"video/*, image/*"),
+    headers = [(b"Host", target.host_header.encode()), (b"User-Agent", USER_AGENT), (b"Accept", b"video/*, image/*"),
                (b"Accept-Encoding", b"identity"), (b"Connection", b"close")]  # fmt: skip
     try:
-        with connections, connections.stream("GET", _url(target), headers=headers) as response:
+        with connections, connections.stream("GET", http_url(target), headers=headers) as response:
             if response.status in _REDIRECTS:
                 return _location(response)
             _check_head(response, target, rules)
@@ -148,13 +148,3 @@ def _location(response: httpcore.Response) -> str:
     if len(found) != 1:
         raise UrlFetchFailed("A redirect names no single place to go to.")
     return found[0].decode("latin-1")
-
-
-def _url(target: Target) -> httpcore.URL:
-    return httpcore.URL(
-        scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
-    )
-
-
-def _host_header(target: Target) -> bytes:
-    return target.url.split("//", 1)[1].split("/", 1)[0].encode()

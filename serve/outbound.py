@@ -89,6 +89,11 @@ class Target:
         return f"{self.scheme}://{host}{port}{self.path}"
 
     @property
+    def host_header(self) -> str:
+        """What the `Host` header says."""
+        return self.url.split("//", 1)[1].split("/", 1)[0]
+
+    @property
     def origin(self) -> str:
         """Scheme and host, for logs and messages: a query may hold a signature."""
         return f"{self.scheme}://{self.host}"
@@ -275,6 +280,13 @@ def pool(target: Target, reach: Reach, deadline: Deadline) -> tuple[httpcore.Con
         ssl_context=context, network_backend=backend, max_connections=1, retries=0, http1=True, http2=False
     )
     return made, backend
+
+
+def http_url(target: Target) -> httpcore.URL:
+    """Return the target in the library's form, from its parts: nothing is parsed a second time."""
+    return httpcore.URL(
+        scheme=target.scheme.encode(), host=target.host.encode(), port=target.port, target=target.path.encode()
+    )
 
 
 def _host(parts: SplitResult) -> str:
