@@ -13,6 +13,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import json
+import math
 import os
 import platform
 import statistics
@@ -35,7 +36,9 @@ from slow_path.rendered_examples import HELD_OUT, Item
 from slow_path.server import Server, ServerSettings
 from slow_path.train import TrainSettings, fit
 
-SHAPE = tiny_vlm.Shape(hidden=128, layers=4, heads=4, vision_hidden=96, vision_layers=2, vocabulary=800, context=2048)
+SHAPE = tiny_vlm.Shape(
+    hidden=128, layers=4, heads=4, vision_hidden=64, vision_layers=2, merge=4, vocabulary=420, context=2048
+)
 JUDGE = JudgeSettings(
     mode="reason",
     samples=1,
@@ -48,16 +51,18 @@ JUDGE = JudgeSettings(
 )
 
 
-def train(work: Path, steps: int, vision_steps: int) -> None:
+def train(work: Path, steps: int, vision_steps: int, minutes: float) -> bool:
+    """Go on with the training in `work` for at most `minutes`; return whether it is done."""
     base = work / "base"
     if not (base / "warm.json").exists():
-        tiny_vlm.make(base, rendered_examples.corpus(), SHAPE)
+        tiny_vlm.make(base, rendered_examples.corpus(), SHAPE, phrases=rendered_examples.PHRASES)
         accuracy = warmup.warm_vision(base, steps=vision_steps)
         (base / "warm.json").write_text(json.dumps({"accuracy": accuracy, "steps": vision_steps}))
     settings = TrainSettings(
-        steps=steps, batch=8, lora_rank=0, learning_rate=1.5e-3, warmup_steps=60, save_every=50, weight_decay=0.01
+        steps=steps, batch=16, lora_rank=0, learning_rate=2e-3, warmup_steps=100, save_every=100, loss_per="example"
     )
-    fit(base, rendered_examples.example, work / "trained", settings)
+    done = fit(base, rendered_examples.example, work / "trained", settings, budget_seconds=60 * minutes)
+    return done.steps == steps
 
 
 async def generate(
@@ -210,7 +215,7 @@ def measure(work: Path, out: Path, count: int, clips: int) -> None:
     report["machine"] = f"{len(os.sched_getaffinity(0))} cores {platform.machine()}, no GPU"
     random_model = work / "random"
     if not (random_model / "config.json").exists():
-        tiny_vlm.make(random_model, rendered_examples.corpus(), SHAPE, seed=9)
+        tiny_vlm.make(random_model, rendered_examples.corpus(), SHAPE, phrases=rendered_examples.PHRASES, seed=9)
     for name, folder in (("random", random_model), ("trained", work / "trained")):
         if not (folder / "config.json").exists():
             continue
@@ -229,13 +234,15 @@ def main() -> None:
     parser.add_argument("step", choices=("train", "measure"))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--steps", type=int, default=3000)
-    parser.add_argument("--vision-steps", type=int, default=1000)
+    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--vision-steps", type=int, default=600)
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop training after so long; it resumes")
     parser.add_argument("--answers", type=int, default=1000)
     parser.add_argument("--clips", type=int, default=200)
     given = parser.parse_args()
     if given.step == "train":
-        train(given.work, given.steps, given.vision_steps)
+        if not train(given.work, given.steps, given.vision_steps, given.minutes):
+            raise SystemExit("The time is up before the training is; run this again.")
     else:
         measure(given.work, given.out, given.answers, given.clips)
 

@@ -1,14 +1,14 @@
 """Makes a very small VLM of the Qwen2-VL architecture on the spot: random weights, a tokenizer trained on given text.
 
 It is a real model to every engine (config, tokenizer, chat template, processor, safetensors), made in seconds and
-without a download. Tests and benchmarks run vLLM on it, and `slow_path.train` can train it. One token covers 28 x 28
-pixels.
+without a download. Tests and benchmarks run vLLM on it, and `slow_path.train` can train it.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, cast
@@ -30,7 +30,6 @@ CHAT_TEMPLATE = (
 )
 
 PATCH_PX = 14
-MERGE = 2
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,16 +44,22 @@ class Shape:
     vocabulary: int = 1024
     context: int = 8192
     side_px: int = 56
-    """Images are brought to this side; 56 px cost 4 tokens."""
+    """Images are brought to this side."""
+    merge: int = 2
+    """Patches of 14 px along each side of the square that becomes one token: at 2, 56 px cost 4 tokens; at 4, one."""
 
 
-def make(folder: Path, corpus: Iterable[str], shape: Shape = Shape(), *, seed: int = 0) -> Path:
+def make(
+    folder: Path, corpus: Iterable[str], shape: Shape = Shape(), *, phrases: Sequence[str] = (), seed: int = 0
+) -> Path:
     """Write a model with random weights to `folder` and return it.
 
     Args:
         folder: made where it does not exist.
         corpus: text that the tokenizer is trained on, such as prompts and answers.
         shape: size of the model.
+        phrases: wording that is always the same, each made one token: what a large model writes in its sleep would
+            otherwise fill most of a small one's answer.
         seed: fixes the weights.
 
     Raises:
@@ -66,7 +71,7 @@ def make(folder: Path, corpus: Iterable[str], shape: Shape = Shape(), *, seed: i
     except ModuleNotFoundError as error:
         raise missing_extra("Making a VLM", error.name or "transformers") from error
     folder.mkdir(parents=True, exist_ok=True)
-    ids, vocabulary = _write_tokenizer(folder, corpus, shape)
+    ids, vocabulary = _write_tokenizer(folder, corpus, shape, phrases)
     _write_processor(folder, shape)
     with torch.random.fork_rng():
         torch.manual_seed(seed)
@@ -91,7 +96,8 @@ def _config(shape: Shape, ids: dict[str, int], vocabulary: int) -> dict[str, Any
     }  # fmt: skip
     vision = {
         "depth": shape.vision_layers, "embed_dim": shape.vision_hidden, "hidden_size": shape.hidden,
-        "num_heads": 4, "mlp_ratio": 2, "patch_size": PATCH_PX, "spatial_merge_size": MERGE, "temporal_patch_size": 2,
+        "num_heads": 4, "mlp_ratio": 2, "patch_size": PATCH_PX, "spatial_merge_size": shape.merge,
+        "temporal_patch_size": 2,
     }  # fmt: skip
     return {
         "text_config": text, "vision_config": vision, "tie_word_embeddings": True,
@@ -100,14 +106,16 @@ def _config(shape: Shape, ids: dict[str, int], vocabulary: int) -> dict[str, Any
     }  # fmt: skip
 
 
-def _write_tokenizer(folder: Path, corpus: Iterable[str], shape: Shape) -> tuple[dict[str, int], int]:
-    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+def _write_tokenizer(
+    folder: Path, corpus: Iterable[str], shape: Shape, phrases: Sequence[str]
+) -> tuple[dict[str, int], int]:
+    from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
     tokenizer = Tokenizer(models.BPE())
-    # Digits stay single and words split from signs: a time or a label is then made of the same tokens wherever it
-    # stands. Underscores belong to words, so that a JSON key such as `start_seconds` is one token, not three.
-    pieces = Regex(r"\d| ?[A-Za-z_]+|[^A-Za-z_\d]+?(?= ?[A-Za-z_\d]|$)|[^A-Za-z_\d]+")
+    # Digits stay single and words split from signs and from underscores: a time, a label or a word of a rule's name is
+    # then made of the same tokens wherever it stands.
+    pieces = Regex(r"\d| ?[A-Za-z]+|_|[^A-Za-z_\d]+?(?= ?[A-Za-z_\d]|$)|[^A-Za-z_\d]+")
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
             pre_tokenizers.Split(pieces, behavior="isolated"),
@@ -121,7 +129,8 @@ def _write_tokenizer(folder: Path, corpus: Iterable[str], shape: Shape) -> tuple
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    tokenizer.train_from_iterator(corpus, trainer)
+    tokenizer.train_from_iterator(_without(corpus, phrases), trainer)
+    tokenizer.add_tokens([AddedToken(phrase, normalized=False, special=False) for phrase in dict.fromkeys(phrases)])
     fast: Any = cast(Any, PreTrainedTokenizerFast)(
         tokenizer_object=tokenizer,
         eos_token="<|im_end|>",  # noqa: S106 - a special token, no secret
@@ -134,12 +143,19 @@ def _write_tokenizer(folder: Path, corpus: Iterable[str], shape: Shape) -> tuple
     return {token: int(fast.convert_tokens_to_ids(token)) for token in SPECIAL}, len(fast)
 
 
+def _without(corpus: Iterable[str], phrases: Sequence[str]) -> Iterable[str]:
+    """Yield the stretches of text between the phrases: what the tokenizer has to learn."""
+    longest_first = sorted(phrases, key=len, reverse=True)
+    between = re.compile("|".join(map(re.escape, longest_first)) or r"(?!)")
+    return (piece for line in corpus for piece in between.split(line) if piece)
+
+
 def _write_processor(folder: Path, shape: Shape) -> None:
     pixels = shape.side_px * shape.side_px
     image = {
         "image_processor_type": "Qwen2VLImageProcessor", "processor_class": "Qwen2VLProcessor",
         "min_pixels": pixels, "max_pixels": pixels, "patch_size": PATCH_PX,
-        "temporal_patch_size": 2, "merge_size": MERGE, "size": {"shortest_edge": pixels, "longest_edge": pixels},
+        "temporal_patch_size": 2, "merge_size": shape.merge, "size": {"shortest_edge": pixels, "longest_edge": pixels},
         "image_mean": [0.5, 0.5, 0.5], "image_std": [0.5, 0.5, 0.5],
     }  # fmt: skip
     video = {**image, "video_processor_type": "Qwen2VLVideoProcessor"}

@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import json
 import math
+import time
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 from guard.errors import InvalidConfig, ResumeMismatch
 from guard.plugins import missing_extra
-from slow_path.chat import Encoder, Example, load_model
+from slow_path.chat import IGNORED, Encoder, Example, load_model
 
 ExampleSource: TypeAlias = Callable[[int], Example]
 """Number of an example, 0 and up, to the example; the same number gives the same one."""
+Progress: TypeAlias = Callable[[int, int], None]
 
 LORA_TARGETS = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
 """Every linear layer of the language model. The vision tower stays as it is: vLLM serves adapters of the former."""
@@ -41,6 +43,9 @@ class TrainSettings:
     save_every: int = 200
     seed: int = 0
     bf16: bool = False
+    loss_per: Literal["token", "example"] = "token"
+    """What counts equally: every token of an answer, or every answer. With `example` the one token of a one-word
+    answer weighs as much as a hundred tokens of a reasoned one."""
 
     def __post_init__(self) -> None:
         if self.steps < 1 or self.batch < 1 or self.lora_rank < 0:
@@ -57,12 +62,29 @@ class Trained:
     folder: Path
     """Adapter (LoRA) or model (full)."""
     steps: int
+    """Steps done in all: fewer than were asked for where the time was up."""
     losses: tuple[float, ...]
     """Mean loss in nats per answer token, one per step of this process."""
 
 
-def fit(model: Path | str, source: ExampleSource, out: Path, settings: TrainSettings) -> Trained:
+def fit(
+    model: Path | str,
+    source: ExampleSource,
+    out: Path,
+    settings: TrainSettings,
+    *,
+    progress: Progress | None = None,
+    budget_seconds: float = math.inf,
+) -> Trained:
     """Train `model` and write the result to `out`; goes on with an unfinished run that it finds there.
+
+    Args:
+        model: hub name or folder.
+        source: the examples.
+        out: where the result and the state of an unfinished run are kept.
+        settings: how long and how hard.
+        progress: told the steps done and the steps in all.
+        budget_seconds: stop after the step that passes it, with the state saved; the same call then goes on.
 
     Raises:
         MissingExtra: accelerate, peft or transformers is missing.
@@ -85,20 +107,38 @@ def fit(model: Path | str, source: ExampleSource, out: Path, settings: TrainSett
     start = _resume(accelerator, out, settings)
     losses: list[float] = []
     network.train()
+    until = time.monotonic() + budget_seconds
     for step in range(start, settings.steps):
         batch = encoder.batch([source(step * settings.batch + i) for i in range(settings.batch)])
-        loss = network(**{key: value.to(accelerator.device) for key, value in batch.items()}).loss
+        loss = _loss(network, {key: value.to(accelerator.device) for key, value in batch.items()}, settings)
         accelerator.backward(loss)
         accelerator.clip_grad_norm_(network.parameters(), settings.clip_norm)
         optimizer.step()
         schedule.step()
         optimizer.zero_grad()
         losses.append(float(loss.detach()))
-        if (step + 1) % settings.save_every == 0:
+        if progress is not None:
+            progress(step + 1, settings.steps)
+        late = time.monotonic() >= until
+        if late or (step + 1) % settings.save_every == 0:
             _save_state(accelerator, out, step + 1, settings)
             _log(out, step + 1, losses[-settings.save_every :])
+        if late and step + 1 < settings.steps:
+            return Trained(folder=out, steps=step + 1, losses=tuple(losses))
     _write(accelerator.unwrap_model(network), encoder, out)
     return Trained(folder=out, steps=settings.steps, losses=tuple(losses))
+
+
+def _loss(network: Any, batch: dict[str, Any], settings: TrainSettings) -> Any:
+    if settings.loss_per == "token":
+        return network(**batch).loss
+    import torch
+
+    labels = batch.pop("labels")[:, 1:]
+    logits = network(**batch).logits[:, :-1]
+    each = torch.nn.functional.cross_entropy(logits.transpose(1, 2).float(), labels, reduction="none")
+    counted = (labels != IGNORED).sum(dim=1).clamp(min=1)
+    return (each.sum(dim=1) / counted).mean()
 
 
 def _trainable(network: Any, settings: TrainSettings) -> Any:

