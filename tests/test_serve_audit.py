@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
+import databases
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -140,7 +141,10 @@ def test_entries_are_added_with_what_they_speak_of_or_not_at_all(database: Datab
     assert (report.entries, report.problems) == (2, ())
 
 
-def test_many_writers_make_one_chain(database: Database) -> None:
+@pytest.mark.parametrize("kind", databases.KINDS)
+def test_many_writers_make_one_chain(kind: str, tmp_path: Path) -> None:
+    database = databases.fresh(kind, tmp_path)
+
     def write(tenant: str) -> None:
         for _ in range(10):
             with database.write() as session:
@@ -152,6 +156,7 @@ def test_many_writers_make_one_chain(database: Database) -> None:
     for thread in threads:
         thread.join()
     assert [(r.tenant_id, r.entries, r.problems) for r in audit.verify(database)] == [("a", 30, ()), ("b", 10, ())]
+    database.close()
 
 
 def _tamper(database: Database, *statements: str) -> None:

@@ -11,6 +11,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import databases
 import pytest
 import standardwebhooks
 from hypothesis import given
@@ -314,7 +315,11 @@ def test_rotation_signs_with_both_until_its_time_is_over(database: Database, wor
     assert [ours_accepts(second.headers, second.body, s) for s in (made.secret, new)] == [False, True]
 
 
-def test_a_lease_keeps_others_away_and_runs_out(database: Database) -> None:
+@pytest.mark.parametrize("kind", databases.KINDS)
+def test_a_lease_keeps_others_away_and_runs_out(kind: str, tmp_path: Path) -> None:
+    database = databases.fresh(kind, tmp_path)
+    with database.write() as session:
+        session.add(Tenant(id="a", name="a"))
     endpoint(database, "http://hooks.example/")
     tell(database)
     rules, now = SendRules(), utc_now()
@@ -326,6 +331,7 @@ def test_a_lease_keeps_others_away_and_runs_out(database: Database) -> None:
     late = deliveries.Answer(status=500, error=None, retry_after=None, duration_ms=1)
     with database.write() as session:
         assert deliveries.record(session, due, "one", late, 0.5) is None
+    database.close()
 
 
 def test_one_receiver_cannot_take_every_sender(database: Database) -> None:
