@@ -56,25 +56,53 @@ class FileCalibrator:
         )
 
 
-def load_calibrators(path: Path | None, detectors: Iterable[Detector]) -> dict[str, Calibrator]:
+def load_calibrators(
+    path: Path | None,
+    detectors: Iterable[Detector],
+    *,
+    loaded: Iterable[Detector] | None = None,
+    max_gap_seconds: float | None = None,
+) -> dict[str, Calibrator]:
     """Return the calibrators for `detectors`, by detector name.
 
-    A file that was asked for must fit. Without one, those shipped beside the embedded weights are taken where they
-    fit; a detector that none fits gives raw scores, and the default thresholds apply.
+    A file that was asked for must fit. Beside it, those shipped with the embedded weights are taken where they fit; a
+    detector that none fits gives raw scores, and the default thresholds apply.
+
+    Args:
+        path: the file that was asked for, if any.
+        detectors: those that will score.
+        loaded: those that the settings name: one that no rule needs may have a calibration all the same, but a file
+            for none of them was asked for in error. None: nothing is known of the others.
+        max_gap_seconds: how densely videos will be sampled, if that is known. Thresholds prove nothing at another
+            density: scores of one video change with it.
 
     Raises:
-        CalibrationMismatch: `path` is no calibration, or is one of another version of one of the detectors.
+        CalibrationMismatch: `path` is no calibration, or one for another detector, model or sampling gap.
     """
     known = {detector.name: detector.fingerprint for detector in detectors}
-    if path is not None:
-        file = CalibrationFile.load(path)
-        mine = (file.detector, file.fingerprint)
-        if known.get(file.detector, file.fingerprint) != file.fingerprint:
-            given = (file.detector, known[file.detector])
-            raise CalibrationMismatch(f"{path} was fitted for {_shown(mine)}; the model in use is {_shown(given)}.")
-        return {file.detector: FileCalibrator(file)} if file.detector in known else {}
     shipped = [CalibrationFile.load(found) for found in sorted(_WEIGHTS.rglob("calibration.json"))]
-    return {file.detector: FileCalibrator(file) for file in shipped if known.get(file.detector) == file.fingerprint}
+    fitting = [f for f in shipped if known.get(f.detector) == f.fingerprint and f.serves(max_gap_seconds)]
+    found: dict[str, Calibrator] = {file.detector: FileCalibrator(file) for file in fitting}
+    if path is None:
+        return found
+    file = CalibrationFile.load(path)
+    named = known | {detector.name: detector.fingerprint for detector in loaded or ()}
+    if loaded is not None or file.detector in named:
+        _check_fits(file, path, named, max_gap_seconds)
+    return found | ({file.detector: FileCalibrator(file)} if file.detector in known else {})
+
+
+def _check_fits(file: CalibrationFile, path: Path, known: Mapping[str, str], max_gap_seconds: float | None) -> None:
+    mine = (file.detector, file.fingerprint)
+    if known.get(file.detector) != file.fingerprint:
+        models = ", ".join(_shown(item) for item in known.items()) or "none"
+        raise CalibrationMismatch(f"{path} was fitted for {_shown(mine)}; the models in use are: {models}.")
+    if not file.serves(max_gap_seconds):
+        raise CalibrationMismatch(
+            f"{path} was fitted with a frame at least every {file.max_gap_seconds:g} s; max_gap_seconds is "
+            f"{max_gap_seconds:g}, and scores change with it.",
+            hint="Calibrate with the gap that you use: GUARD_MAX_GAP_SECONDS holds for `guard calibrate` too.",
+        )
 
 
 def merged_thresholds(calibrators: Mapping[str, Calibrator]) -> dict[str, Thresholds]:

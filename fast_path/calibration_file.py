@@ -34,12 +34,14 @@ class Side(_Strict):
 
     threshold: float = Field(ge=0.0, le=NEVER_BLOCK)
     proven: bool
-    """False with a budget, and where too few groups could prove the target: that side is then closed, and the slow path
-    asked."""
+    """False with a budget, and where a side is closed (too few groups to prove the target, or by request): the slow
+    path is then asked."""
     target: float | None = Field(default=None, gt=0.0, lt=1.0)
     """The risk asked for; None with a budget."""
     bound: float = Field(ge=0.0, le=1.0)
-    """The risk proven (see `fast_path.risk`), or with `guarantee: estimate` the same formula without its proof."""
+    """With a target, at most it: (loss + 1) / (groups + 1) at this threshold, or its like with high probability. What
+    is proven is the target, which was fixed before the clips were looked at; the threshold was not. For a closed side
+    the least that so few groups could prove."""
     clips: int = Field(ge=0)
     groups: int = Field(ge=0)
 
@@ -87,6 +89,8 @@ class CalibrationFile(_Strict):
     """With `high_probability`: how likely the calibration may be misled."""
     budget: float | None = None
     """Largest share of videos to escalate, where that was asked for."""
+    max_gap_seconds: float | None = Field(default=None, gt=0.0)
+    """How densely the videos were sampled; None for texts, and where it was not written down."""
     escalation: float = Field(ge=0.0, le=1.0)
     """Share of the calibration videos that these thresholds send to the slow path (mean over groups)."""
     clips: int = Field(ge=1)
@@ -100,8 +104,13 @@ class CalibrationFile(_Strict):
     @property
     def id(self) -> str:
         """Twelve hex digits over the content, the date left out: the same data and settings give the same id."""
-        content = self.model_dump(mode="json", exclude={"created"})
+        unset = {"max_gap_seconds"} if self.max_gap_seconds is None else set()  # files without it keep their id
+        content = self.model_dump(mode="json", exclude={"created", *unset})
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:12]
+
+    def serves(self, max_gap_seconds: float | None) -> bool:
+        """Whether it speaks of videos sampled this densely; None on either side: nothing is known against it."""
+        return None in (max_gap_seconds, self.max_gap_seconds) or max_gap_seconds == self.max_gap_seconds
 
     def thresholds(self) -> dict[str, Thresholds]:
         """Return the thresholds of every category."""

@@ -44,10 +44,13 @@ def load(folder: Path | None) -> Checkpoint:
         raise InvalidConfig(
             f"No usable checkpoint in {root}: {error}.", hint="Train one with `guard train fast`."
         ) from error
-    if config.get("format") != FORMAT:
-        raise InvalidConfig(
-            f"The checkpoint in {root} has format {config.get('format')!r}; this version reads {FORMAT}."
-        )
+    form = config.get("format") if isinstance(config, dict) else None
+    if form != FORMAT:
+        raise InvalidConfig(f"The checkpoint in {root} has format {form!r}; this version reads {FORMAT}.")
+    encoder = config.get("encoder")
+    whole = isinstance(encoder, dict) and isinstance(encoder.get("name"), str) and isinstance(config.get("head"), dict)
+    if not whole or not isinstance(encoder.get("settings"), dict):
+        raise InvalidConfig(f"{CONFIG} in {root} must hold an encoder (name, settings) and a head.")
     return Checkpoint(config=config, tensors=tensors, fingerprint=hashlib.sha256(data + text).hexdigest()[:16])
 
 

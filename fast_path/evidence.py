@@ -36,6 +36,9 @@ class Column:
     peak: float
     """In [0, 1]: the highest score of any moment; `probability` where the detector gives no moments."""
     detector: str
+    calibrated: bool
+    """Whether a calibration made the probability. Thresholds that were fitted to one detector's probabilities say
+    nothing of another's raw scores."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -70,11 +73,12 @@ def columns(scores: Sequence[Scores]) -> tuple[Column, ...]:
             probability=float(result.probability[index]),
             peak=float(result.per_moment[:, index].max(initial=result.probability[index])),
             detector=result.detector,
+            calibrated=result.calibration is not None,
         )
         for result in scores
         for index, category in enumerate(result.categories)
     ]
-    return tuple(sorted(found, key=lambda column: (column.category, column.detector, column.probability, column.peak)))
+    return tuple(sorted(found, key=lambda c: (c.category, c.detector, c.probability, c.peak, c.calibrated)))
 
 
 def certainty(probability: float, thresholds: Thresholds) -> float:
@@ -128,7 +132,7 @@ class Weigher:
         if unclear:
             worst = min(unclear, key=lambda column: self._uncertainty(rule, column))
             return self._result(rule, Finding.UNCERTAIN, self._uncertainty(rule, worst), worst)
-        if any(column.peak - column.probability > self.moment_margin for column in speaking):
+        if any(self._hot_moment(rule, column) for column in speaking):
             return self._result(rule, Finding.DISAGREEMENT, 0.0, None)
         least = min(speaking, key=lambda column: self._certainty(rule, column), default=None)
         confidence = 1.0 if least is None else self._certainty(rule, least)
@@ -191,8 +195,14 @@ class Weigher:
         values = [column.probability for column in same]
         return len(findings) > 1 and max(values) - min(values) > self.detector_margin
 
+    def _hot_moment(self, rule: Rule, column: Column) -> bool:
+        """Whether some moment of a clear video would by itself violate the rule, or stands far above the whole."""
+        high = column.peak >= self._thresholds(rule, column).block_at
+        return high or column.peak - column.probability > self.moment_margin
+
     def _thresholds(self, rule: Rule, column: Column) -> Thresholds:
-        return rule.thresholds or self.calibrated.get(column.category) or DEFAULT_THRESHOLDS
+        fitted = self.calibrated.get(column.category) if column.calibrated else None
+        return rule.thresholds or fitted or DEFAULT_THRESHOLDS
 
     def _state(self, rule: Rule, column: Column) -> Finding:
         return state(column.probability, self._thresholds(rule, column))

@@ -90,7 +90,8 @@ class Cut:
     lost: float
     """Sum over groups of the share of their clips that the threshold loses."""
     bound: float
-    """Proven risk of the threshold; where there is none, the least that this many groups could prove."""
+    """Proven of a threshold that was fixed before the clips were seen; of this one, alpha is. Where there is none, the
+    least that this many groups could prove."""
 
 
 def clear_threshold(scores: Float32Array, groups: Sequence[str], target: Target) -> Cut:

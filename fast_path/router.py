@@ -34,13 +34,15 @@ class Config:
     """Settings of the router."""
 
     thresholds: Mapping[str, Thresholds] = field(default_factory=dict)
-    """Calibrated thresholds by category. A rule's own come before them, the default ones after."""
+    """Calibrated thresholds by category, for calibrated scores. A rule's own come before them, the default ones after;
+    raw scores are held against the default ones."""
     cleared_by: Mapping[str, tuple[str, ...]] = field(default_factory=lambda: dict(CLEARED_BY))
     """Rule category to the columns whose joint silence clears it though none is of that very category."""
     detector_margin: float = 0.5
     """Two detectors on one category, one clear and the other not, disagree when further apart than this; (0, 1]."""
     moment_margin: float = 0.8
-    """A clear video with a moment this far above its score is looked at again; (0, 1]."""
+    """A clear video with a moment this far above its score is looked at again, and so is one with a moment that
+    reaches `block_at`; (0, 1]."""
     max_gap_seconds: float = 10.0
     """A video with a longer unseen stretch is not accepted as clear; above 0."""
 

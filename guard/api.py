@@ -203,10 +203,13 @@ def _stages(settings: Settings, policy: Policy, limits: Limits) -> Stages:
     from guard.video.sampling import SamplingConfig
     from guard.video.sandbox import SandboxedDecoder
 
-    detectors = tuple(d for d in (plugins.load("detector", n) for n in settings.detectors) if _serves(d, policy))
+    loaded = _upper("fast_path.loading").load_detectors(settings.detectors, settings.fast_checkpoint)
+    detectors = tuple(d for d in loaded if _serves(d, policy))
     sampling = SamplingConfig(max_gap_seconds=settings.max_gap_seconds, seed=settings.seed)
     calibration, router = _upper("fast_path.calibration"), _upper("fast_path.router")
-    calibrators: dict[str, Calibrator] = calibration.load_calibrators(settings.calibration, detectors)
+    calibrators: dict[str, Calibrator] = calibration.load_calibrators(
+        settings.calibration, detectors, loaded=loaded, max_gap_seconds=settings.max_gap_seconds
+    )
     decoder = SandboxedDecoder(workers=settings.workers, limits=limits, sampling=sampling, reader=settings.reader)
     return Stages(
         decoder=decoder,

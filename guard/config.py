@@ -24,8 +24,13 @@ class Settings(BaseModel):
     """Name of a policy in the library, or the path of a policy file; None picks by what is configured."""
     detectors: tuple[str, ...] = ("tiny", "flash")
     """Detectors to load; one that no active rule of the policy needs is left out."""
+    fast_checkpoint: Path | None = None
+    """Folder of `guard train fast` that takes the place of the embedded classifier; None takes the shipped weights."""
     calibration: Path | None = None
     """A `calibration.json`; None takes the one shipped beside the embedded weights."""
+    background: Path | None = None
+    """What ordinary clips look like to the encoder, from `guard policy background`; None takes the shipped one. Rules
+    given by examples are read against it."""
     slow_url: str | None = None
     """Base URL of an OpenAI-compatible VLM server, such as `http://127.0.0.1:8000/v1`."""
     slow_model: str | None = None
@@ -51,7 +56,9 @@ _ENVIRONMENT = {
     "GUARD_WORKERS": "workers",
     "GUARD_MAX_GAP_SECONDS": "max_gap_seconds",
     "GUARD_SEED": "seed",
+    "GUARD_FAST_CHECKPOINT": "fast_checkpoint",
     "GUARD_CALIBRATION": "calibration",
+    "GUARD_BACKGROUND": "background",
     "GUARD_DATABASE_URL": "database_url",
     "GUARD_POLICY_STORE": "policy_store",
     "GUARD_API_KEYS": "api_keys",

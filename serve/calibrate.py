@@ -10,12 +10,11 @@ from pathlib import Path
 
 import numpy as np
 
-from fast_path import checkpoint
 from fast_path.calibrate import CalibrationSet, calibrate, label_matrix
 from fast_path.calibration_file import CalibrationFile
 from fast_path.dataset import Row, read_manifest
+from fast_path.loading import CLASSIFIERS, load_detectors
 from fast_path.risk import Guarantee
-from guard import plugins
 from guard.config import Settings
 from guard.errors import GuardError, InvalidManifest, UsageError
 from guard.interfaces import Detector
@@ -38,6 +37,8 @@ class Target:
     guarantee: Guarantee = "expected"
     delta: float = 0.1
     escalate_unproven: bool = False
+    only: tuple[str, ...] = ()
+    never_block: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         """Refuse before hours of scoring what would be refused after."""
@@ -70,14 +71,23 @@ class Scored:
 def detector_of(name: str | None, folder: Path | None) -> Detector:
     """Return a detector by name, or the one that a checkpoint of `guard train fast` makes.
 
+    A checkpoint says nothing of a detector that runs none, such as `flash`.
+
     Raises:
         UnknownPart: there is no such detector.
         InvalidConfig: the checkpoint is absent or does not fit.
     """
-    if folder is None:
-        return _load(name or "tiny")
-    encoder = checkpoint.load(folder).config["encoder"].get("name", "tiny")
-    return _load(name or ("tiny" if encoder == "tiny" else "probe"), weights=folder)
+    name = name or "tiny"
+    (detector,) = load_detectors([name], folder if name in CLASSIFIERS else None)
+    return detector
+
+
+def check_categories(detector: Detector, target: Target) -> None:
+    """Raise `UsageError` for a category that the detector does not score, before anything is scored."""
+    for option, names in (("--category", target.only), ("--never-block", target.never_block)):
+        for name in names:
+            if name not in detector.categories:
+                raise UsageError(f"{option} {name}: {detector.name} scores {', '.join(detector.categories)}.")
 
 
 def rows_of(manifest: Path, split: str) -> list[Row]:
@@ -135,6 +145,7 @@ def score(rows: Sequence[Row], detector: Detector, settings: Settings, *, step: 
         groups=tuple(row.group for row, _ in kept),
         detector=detector.name,
         fingerprint=detector.fingerprint,
+        max_gap_seconds=settings.max_gap_seconds,
     )
     return Scored(data=data, unscored=tuple(unscored))
 
@@ -149,12 +160,9 @@ def fit(scored: Scored, target: Target) -> CalibrationFile:
         guarantee=target.guarantee,
         delta=target.delta,
         escalate_unproven=target.escalate_unproven,
+        only=target.only,
+        never_block=target.never_block,
     )
-
-
-def _load(name: str, **settings: Path) -> Detector:
-    found: Detector = plugins.load("detector", name, **settings)
-    return found
 
 
 def _score_one(row: Row, detector: Detector, decoder: SandboxedDecoder) -> Float32Array | ErrorInfo:

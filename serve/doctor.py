@@ -107,27 +107,31 @@ def _models() -> Iterator[Check]:
             )
     from guard.config import load_settings
 
-    for name in load_settings().detectors:
-        yield from _guarded(f"detector {name}", partial(_detector, name))
+    settings = load_settings()
+    for name in settings.detectors:
+        yield from _guarded(f"detector {name}", partial(_detector, name, settings.fast_checkpoint))
 
 
-def _detector(name: str) -> Iterator[Check]:
-    detector = plugins.load("detector", name)
+def _detector(name: str, checkpoint: Path | None) -> Iterator[Check]:
+    from fast_path.loading import CLASSIFIERS, load_detectors
+
+    (detector,) = load_detectors([name], checkpoint if name in CLASSIFIERS else None)
     found = f"fingerprint {detector.fingerprint}; {', '.join(detector.categories)}"
-    yield Check(name=f"detector {name}", state="ok", found=found)
+    yield Check(name=f"detector {detector.name}", state="ok", found=found)
 
 
 def _calibration() -> Iterator[Check]:
     """Say which calibration the settings take for each detector; one that does not fit is broken."""
     from fast_path.calibration import load_calibrators
+    from fast_path.loading import load_detectors
     from guard.config import load_settings
 
     settings = load_settings()
-    detectors = [plugins.load("detector", name) for name in settings.detectors if name in plugins.names("detector")]
-    used = load_calibrators(settings.calibration, detectors)
-    if settings.calibration is not None and not used:
-        found = f"{settings.calibration} is for a detector that the settings do not load"
-        yield Check(name="calibration", state="broken", found=found)
+    known = [name for name in settings.detectors if name in plugins.names("detector")]
+    detectors = load_detectors(known, settings.fast_checkpoint)
+    used = load_calibrators(
+        settings.calibration, detectors, loaded=detectors, max_gap_seconds=settings.max_gap_seconds
+    )
     for detector in detectors:
         calibrator = used.get(detector.name)
         source = settings.calibration or "shipped with the package"

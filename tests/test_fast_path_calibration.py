@@ -259,14 +259,73 @@ def test_calibrators_are_found_for_the_model_in_use(tmp_path, monkeypatch):
     file.save(asked)
     assert load_calibrators(asked, [Named("tiny", "abc")])["tiny"].id == file.id
     assert load_calibrators(asked, [Named("flash", "x")]) == {}
-    with pytest.raises(CalibrationMismatch, match="model in use"):
+    with pytest.raises(CalibrationMismatch, match="models in use are: tiny new"):
         load_calibrators(asked, [Named("tiny", "new")])
+    with pytest.raises(CalibrationMismatch, match=r"fitted for tiny abc; the models in use are: flash x"):
+        load_calibrators(asked, [], loaded=[Named("flash", "x")])  # asked for, and nothing could use it
+    assert load_calibrators(asked, [], loaded=[Named("tiny", "abc")]) == {}  # no rule needs the detector it is for
     shipped = tmp_path / "weights" / "tiny"
     shipped.mkdir(parents=True)
     file.save(shipped / "calibration.json")
     monkeypatch.setattr(calibration, "_WEIGHTS", tmp_path / "weights")
     assert set(load_calibrators(None, [Named("tiny", "abc"), Named("flash", "x")])) == {"tiny"}
     assert load_calibrators(None, [Named("tiny", "retrained")]) == {}
+    probe = calibrate(replace(make(), detector="probe"), fnr=0.1, fpr=0.1)
+    probe.save(asked)
+    both = load_calibrators(asked, [Named("tiny", "abc"), Named("probe", "abc")])
+    assert {name: found.id for name, found in both.items()} == {"tiny": file.id, "probe": probe.id}
+
+
+def test_a_calibration_for_another_density_of_sampling_is_not_used(tmp_path, monkeypatch):
+    """At smaller gaps the classifier scores lower: thresholds of another gap would clear what they never proved."""
+    file = calibrate(replace(make(), max_gap_seconds=2.0), fnr=0.1, fpr=0.1)
+    assert file.max_gap_seconds == 2.0
+    assert file.id != calibrate(make(), fnr=0.1, fpr=0.1).id
+    asked = tmp_path / "calibration.json"
+    file.save(asked)
+    tiny = [Named("tiny", "abc")]
+    assert load_calibrators(asked, tiny, max_gap_seconds=2.0)["tiny"].id == file.id
+    with pytest.raises(CalibrationMismatch, match=r"at least every 2 s; max_gap_seconds is 0\.5"):
+        load_calibrators(asked, tiny, max_gap_seconds=0.5)
+    monkeypatch.setattr(calibration, "_WEIGHTS", tmp_path)
+    assert set(load_calibrators(None, tiny, max_gap_seconds=2.0)) == {"tiny"}
+    assert load_calibrators(None, tiny, max_gap_seconds=0.5) == {}
+
+
+def test_a_budget_for_one_category_leaves_the_others_to_the_slow_path():
+    data = make(spread=1.0)
+    whole = calibrate(data, budget=0.3)
+    one = calibrate(data, budget=0.3, only=["violence"])
+    entry, other = one.categories["violence"], one.categories["illegal.fire"]
+    assert other.thresholds() == Thresholds(clear_below=0.0, block_at=NEVER_BLOCK)
+    assert one.escalation <= 0.3
+    mapped = entry.scaling().apply(data.scores[:, 0])
+    band = (mapped >= entry.clear.threshold) & (mapped < entry.block.threshold)
+    assert np.mean(band) == pytest.approx(one.escalation, abs=0.02)
+    assert one.escalation > 0.2  # and the budget is used
+    assert entry.clear.bound <= whole.categories["violence"].clear.bound
+    proven = calibrate(data, fnr=0.1, fpr=0.1, only=["violence"])
+    assert proven.categories["violence"] == calibrate(data, fnr=0.1, fpr=0.1).categories["violence"]
+    few = data.labels.copy()
+    few[6:, 1] = 0
+    assert calibrate(replace(data, labels=few), fnr=0.1, fpr=0.1, only=["violence"])  # what is not fitted cannot fail
+    with pytest.raises(InfeasibleTarget, match=r"illegal\.fire"):
+        calibrate(replace(data, labels=few), fnr=0.1, fpr=0.1)
+
+
+def test_a_category_can_be_kept_from_blocking():
+    data = make(spread=4.0)  # separates: without it, one cut both clears and blocks
+    file = calibrate(data, fnr=0.1, fpr=0.1, never_block=["violence"])
+    entry, free = file.categories["violence"], calibrate(data, fnr=0.1, fpr=0.1).categories["violence"]
+    assert (entry.block.threshold, entry.block.proven, entry.clear.proven) == (NEVER_BLOCK, False, True)
+    assert entry.clear.threshold >= free.clear.threshold  # nothing to make room for
+    assert file.categories["illegal.fire"].block.threshold < 1
+    mapped = np.stack([file.categories[c].scaling().apply(data.scores[:, i]) for i, c in enumerate(data.categories)], 1)
+    waits = (mapped[:, 0] >= entry.clear.threshold) & (mapped[:, 1] < file.categories["illegal.fire"].block.threshold)
+    assert file.escalation == pytest.approx(np.mean(waits), abs=0.02)
+    for option in ("only", "never_block"):
+        with pytest.raises(UsageError, match=r"the detector scores violence, illegal\.fire"):
+            calibrate(data, budget=0.3, **{option: ["spam"]})
 
 
 def test_the_more_cautious_of_two_calibrations_counts():

@@ -9,7 +9,7 @@ from guard.errors import InvalidConfig
 from guard.types import Coverage, Policy, Route, RouteReason, Rule, Scores, Thresholds
 
 
-def scores(detector="tiny", moments=None, **probability):
+def scores(detector="tiny", moments=None, calibration=None, **probability):
     names = tuple(name.replace("__", ".") for name in probability)
     per_moment = np.array(moments if moments is not None else np.zeros((0, len(names))), np.float32)
     return Scores(
@@ -19,6 +19,7 @@ def scores(detector="tiny", moments=None, **probability):
         per_moment=per_moment.reshape(len(per_moment), len(names)),
         detector=detector,
         fingerprint="f",
+        calibration=calibration,
     )
 
 
@@ -72,10 +73,20 @@ def test_nothing_active_is_settled():
 def test_rule_thresholds_come_before_calibrated_before_default():
     calibrated = {"violence": Thresholds(clear_below=0.3, block_at=0.6)}
     own = {"violence": Thresholds(clear_below=0.05, block_at=0.99)}
-    given = [scores(violence=0.2, sexual=0.2)]
+    given = [scores(calibration="c", violence=0.2, sexual=0.2)]
     assert route(given, policy(violence="block"), thresholds=calibrated).reason is CLEAR
     assert route(given, policy(own, violence="block"), thresholds=calibrated).reason is UNCERTAIN
     assert route(given, policy(sexual="block"), thresholds=calibrated).reason is UNCERTAIN
+
+
+def test_thresholds_fitted_to_one_detector_do_not_judge_raw_scores_of_another():
+    fitted = {"illegal.fire": Thresholds(clear_below=0.2, block_at=0.28)}
+    own = scores(calibration="c", illegal__fire=0.05)
+    both = [own, scores("words", illegal__fire=0.4)]
+    assert route(both, policy(illegal__fire="block"), thresholds=fitted).reason is UNCERTAIN  # and not a block at 0.28
+    alone = [scores("words", illegal__fire=0.15)]
+    assert route(alone, policy(illegal__fire="block"), thresholds=fitted).reason is UNCERTAIN  # and not clear below 0.2
+    assert route([own], policy(illegal__fire="block"), thresholds=fitted).reason is CLEAR
 
 
 def test_a_low_specific_score_does_not_clear_the_broad_rule():
@@ -168,6 +179,15 @@ def test_a_single_hot_moment_in_a_clear_video_escalates():
     assert route(mild, policy(violence="block")).reason is CLEAR
 
 
+def test_a_moment_that_reaches_block_at_is_never_averaged_away():
+    fitted = {"violence": Thresholds(clear_below=0.1, block_at=0.6)}
+    hot = [scores(calibration="c", moments=[[0.01], [0.65], [0.02]], violence=0.03)]
+    found = route(hot, policy(violence="block"), thresholds=fitted)
+    assert (found.path, found.reason) == ("slow", RouteReason.DISAGREEMENT)  # 0.62 above: under the plain margin of 0.8
+    mild = [scores(calibration="c", moments=[[0.01], [0.55], [0.02]], violence=0.03)]
+    assert route(mild, policy(violence="block"), thresholds=fitted).reason is CLEAR
+
+
 def test_the_most_telling_reason_is_given():
     given = [scores(violence=0.5)]
     assert route(given, policy(violence="block", spam="flag")).reason is UNCOVERED
@@ -185,7 +205,7 @@ def test_certainty_has_the_documented_values(probability, expected):
 def test_never_clear_and_never_block_are_possible_thresholds():
     never = {"violence": Thresholds(clear_below=0.0, block_at=1.0 + 1e-10)}
     for value in (0.0, 0.5, 1.0):
-        found = route([scores(violence=value)], policy(violence="block"), thresholds=never)
+        found = route([scores(calibration="c", violence=value)], policy(violence="block"), thresholds=never)
         assert (found.path, found.reason) == ("slow", UNCERTAIN)
         assert 0.0 <= found.confidence <= 0.5
 

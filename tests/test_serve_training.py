@@ -124,6 +124,8 @@ def test_a_clip_that_cannot_be_decoded_is_named_and_stops_it_unless_skipped(
         (("--budget", 0.5, "--split", "vla"), "it has: val"),
         (("--budget", 0.5, "--detector", "flahs"), "Did you mean 'flash'"),
         (("--budget", 0.5, "--progress", "loud"), "--progress takes bar"),
+        (("--budget", 0.5, "--category", "violence"), "--category violence: tiny scores violence.fighting"),
+        (("--budget", 0.5, "--never-block", GENERAL), "--never-block flashing.general: tiny scores"),
     ],
 )
 def test_wrong_requests_are_refused_before_any_clip_is_scored(
@@ -144,7 +146,9 @@ def test_a_label_for_a_stretch_of_a_file_is_refused(guard: Any, clips: Path, tmp
     assert "labelled for a stretch" in err
 
 
-def test_train_fast_writes_a_checkpoint_that_calibrate_takes(guard: Any, clips: Path, tmp_path: Path) -> None:
+def test_train_fast_writes_a_checkpoint_that_calibrate_and_scan_take(
+    guard: Any, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     lines = [
         {"path": f"{kind}{i}.mp4", "labels": [GENERAL] * (kind == "flash"), "split": split, "group": f"{kind}{i}"}
         for i, split in enumerate(("train", "train", "val"))
@@ -164,6 +168,27 @@ def test_train_fast_writes_a_checkpoint_that_calibrate_takes(guard: Any, clips: 
     assert code == Exit.OK, err
     made = CalibrationFile.load(target)
     assert (list(made.categories), made.guarantee, made.budget) == ([GENERAL], "estimate", 0.9)
+    own = plugins.load("detector", "tiny", weights=out).fingerprint
+    assert (made.fingerprint, made.max_gap_seconds) == (own, 2.0)
+
+    monkeypatch.setenv("GUARD_CALIBRATION", str(target))
+    scan = ("scan", clips / "flash0.mp4", "--out", "-", "--policy", "flashing")
+    code, shown, _ = guard(*scan, "--checkpoint", out)
+    versions = json.loads(shown)["versions"]
+    assert (code, versions["detector:tiny"], versions["calibration:tiny"]) == (Exit.OK, own, made.id)
+    monkeypatch.setenv("GUARD_FAST_CHECKPOINT", str(out))
+    _, shown, _ = guard(*scan)
+    assert json.loads(shown)["versions"]["detector:tiny"] == own
+    code, shown, err = guard(*scan, "--max-gap", 0.5)
+    assert (code, shown) == (Exit.USAGE, "")
+    assert "max_gap_seconds is 0.5" in err
+    monkeypatch.delenv("GUARD_FAST_CHECKPOINT")
+    code, shown, err = guard(*scan)  # the calibration of one model, and another one in use
+    assert (code, shown) == (Exit.USAGE, "")
+    assert f"fitted for tiny {own}" in err
+    code, _, err = guard(*scan, "--checkpoint", tmp_path)
+    assert code == Exit.USAGE
+    assert "No usable checkpoint" in err
 
 
 def test_train_fast_refuses_a_category_that_there_is_not(guard: Any, clips: Path, tmp_path: Path) -> None:

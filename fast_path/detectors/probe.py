@@ -160,7 +160,7 @@ def write_untrained(
 def _encoder(stored: checkpoint.Checkpoint, config: Config) -> Encoder:
     """Build the encoder that a checkpoint names: with its own weights where it holds them, else from the hub."""
     described = stored.config["encoder"]
-    name = str(described.get("name", "tiny"))
+    name = str(described["name"])
     own_weights = any(key.startswith("encoder.") for key in stored.tensors)
     settings = {"weights": config.weights} if own_weights else {**described["settings"], "device": config.device}
     encoder: Encoder = plugins.load("encoder", name, **settings)

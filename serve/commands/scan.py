@@ -34,6 +34,9 @@ def scan(
     out: Annotated[str, typer.Option(help="Run directory; - writes the lines to stdout, without one.")],
     policy: Annotated[str | None, typer.Option(help="Name of a policy, or a policy file.")] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Decoder processes. Default: one a core.")] = None,
+    checkpoint: Annotated[
+        Path | None, typer.Option(help="Folder of `guard train fast` to screen with. Default: the shipped weights.")
+    ] = None,
     slow: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible VLM server.")] = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     retry_failed: Annotated[
@@ -82,6 +85,7 @@ def scan(
     overrides: dict[str, Any] = {
         "policy": policy,
         "workers": workers,
+        "fast_checkpoint": checkpoint,
         "slow_url": slow,
         "max_gap_seconds": max_gap,
         "seed": seed,

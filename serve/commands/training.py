@@ -97,6 +97,12 @@ def calibrate(
     escalate_unproven: Annotated[
         bool, typer.Option("--escalate-unproven", help="Leave to the slow path what too few clips can prove.")
     ] = False,
+    category: Annotated[
+        list[str] | None, typer.Option(help="Fit only this; rules on others then need the slow path. Repeatable.")
+    ] = None,
+    never_block: Annotated[
+        list[str] | None, typer.Option(help="Category whose high scores shall not block by themselves. Repeatable.")
+    ] = None,
     detector: Annotated[str | None, typer.Option(help="Detector to calibrate. Default: tiny.")] = None,
     checkpoint: Annotated[Path | None, typer.Option(help="Folder of `guard train fast` to use.")] = None,
     skip_failed: Annotated[
@@ -124,11 +130,15 @@ def calibrate(
         guarantee="expected" if guarantee == "expected" else "high_probability",
         delta=delta,
         escalate_unproven=escalate_unproven,
+        only=tuple(category or ()),
+        never_block=tuple(never_block or ()),
     )
     rows = calibration.rows_of(manifest, split)
-    model = calibration.detector_of(detector, checkpoint)
+    settings = load_settings(workers=workers, fast_checkpoint=checkpoint)
+    model = calibration.detector_of(detector, settings.fast_checkpoint)
+    calibration.check_categories(model, target)
     with make_stages(progress) as step:
-        scored = calibration.score(rows, model, load_settings(workers=workers), step=step)
+        scored = calibration.score(rows, model, settings, step=step)
     for clip in scored.unscored:
         fail_line(f"not scored: {clip.path}: {clip.error.message} ({clip.error.code})")
     if scored.unscored and not skip_failed:
@@ -179,7 +189,7 @@ def _show(made: CalibrationFile, scored: Scored, out: Path, *, as_json: bool) ->
     print()
     print_facts(
         {
-            "miss, false block": "proven upper bounds" if made.guarantee != "estimate" else "estimates, not proven",
+            "miss, false block": _meaning(made),
             "guarantee": made.guarantee,
             "to the slow path": f"{made.escalation:.1%} of the calibration videos",
             "clips": f"{made.clips} in {made.groups} groups; {len(scored.unscored)} not scored",
@@ -190,6 +200,13 @@ def _show(made: CalibrationFile, scored: Scored, out: Path, *, as_json: bool) ->
     print(f"\nUse it with GUARD_CALIBRATION={safe(out)}", file=sys.stderr)
 
 
+def _meaning(made: CalibrationFile) -> str:
+    if made.guarantee == "estimate":
+        return "estimates, not proven: the thresholds were chosen for the budget"
+    often = "on average" if made.delta is None else f"for {1 - made.delta:.0%} of calibration sets"
+    return f"at most, {often}, for clips like these from new groups"
+
+
 def _cut(side: Any) -> str:
     return f"{side.threshold:.3f}" if 0 < side.threshold <= 1 else "never"
 
@@ -197,4 +214,4 @@ def _cut(side: Any) -> str:
 def _bound(side: Any) -> str:
     if not 0 < side.threshold <= 1:
         return "0"  # what the fast path never does alone, it never does wrongly
-    return f"{side.bound:.3f}"
+    return f"{side.target if side.proven else side.bound:.3f}"
