@@ -124,7 +124,12 @@ def test_false_key_frames_cannot_paint_over_what_is_shown(reader, codec, contain
 
 @pytest.mark.parametrize("codec", ["libx264", "libx265", "mpeg4", "mpeg2video", "libvpx-vp9", "mjpeg"])
 def test_true_key_frames_are_jumped_to(reader, codec):
-    options = {"g": "30", "forced-idr": "1", "x265-params": "keyint=30:log-level=none", "deadline": "realtime"}
+    options = {
+        "g": "30",
+        "forced-idr": "1",
+        "x265-params": "keyint=30:open-gop=0:log-level=none",
+        "deadline": "realtime",
+    }
     kinds = {"libx265": ("g", "x265-params"), "libvpx-vp9": ("g", "deadline")}.get(codec, ("g",))
     form = "yuvj420p" if codec == "mjpeg" else "yuv420p"
     clip = media.render(

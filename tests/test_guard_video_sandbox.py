@@ -405,6 +405,64 @@ def test_close_stops_the_workers_and_says_so(clip):
         decoder.decode(open_video(clip), SamplingNeeds())
 
 
+def test_stopping_a_job_for_its_clock_cannot_hit_the_next_one(clip, monkeypatch):
+    """The watcher finds a job overdue; before it stops the process, the job ends and another input takes its place."""
+    with SandboxedDecoder() as decoder:
+        decoder.sandbox_report()
+        worker = next(iter(decoder._pool._all))
+        worker.begin(decoder.limits)
+        worker._began -= 1e6
+        events, real = [], worker.process.kill
+
+        def swap():
+            worker.end()
+            worker.begin(decoder.limits)
+            events.append("next job")
+
+        def kill():
+            thread = threading.Thread(target=swap)
+            thread.start()
+            thread.join(timeout=0.3)
+            events.append("stopped")
+            real()
+
+        monkeypatch.setattr(worker.process, "kill", kill)
+        worker.stop_if_overdue()
+        deadline = time.monotonic() + 5
+        while len(events) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        monkeypatch.undo()
+        assert events == ["stopped", "next job"]
+        assert worker.killed_for == "wall"
+
+
+def test_a_pool_that_closes_while_a_worker_is_asked_for_starts_none(monkeypatch):
+    decoder = SandboxedDecoder()
+    pool, start = decoder._pool, decoder._pool._start
+
+    def late():
+        pool.close()
+        return start()
+
+    monkeypatch.setattr(pool, "_start", late)
+    with pytest.raises(BackendError, match="closed"):
+        pool.borrow()
+    assert (pool._all, pool._keeper) == (set(), None)
+
+
+def test_closing_while_workers_start_leaves_none_and_nobody_waiting():
+    before = set(psutil.Process().children(recursive=True))
+    for pause in (0.0, 0.05, 0.3):
+        decoder = SandboxedDecoder(workers=3)
+        with ThreadPoolExecutor(3) as threads:
+            asked = [threads.submit(decoder.sandbox_report) for _ in range(3)]
+            time.sleep(pause)
+            decoder.close()
+            for one in asked:
+                assert isinstance(one.exception(timeout=20), BackendError | type(None))
+        assert set(psutil.Process().children(recursive=True)) <= before
+
+
 def test_a_worker_holds_no_secret_of_its_parent(locked, monkeypatch):
     pid = int(order(locked, "pid").video.media.container)
     names = {

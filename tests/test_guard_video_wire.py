@@ -108,6 +108,34 @@ def test_no_lie_in_a_result_gets_past_the_check(field, value):
 
 
 @pytest.mark.parametrize(
+    "lie",
+    [
+        {"complete": False, "problem": "nonsense"},
+        {"complete": False, "problem": "vlm_unavailable"},
+        {"complete": False, "problem": "invalid_config"},
+        {"complete": True, "problem": "truncated"},
+        {"complete": False, "problem": None},
+        {"largest_gap_seconds": -1.0},
+        {"decoded_seconds": -0.1},
+    ],
+)
+def test_a_coverage_that_cannot_be_is_refused(lie):
+    media = {
+        "container": "a", "codec": "c", "width": 1, "height": 1, "declared_duration_seconds": None,
+        "decoded_duration_seconds": None, "fps": None, "rotation_degrees": 0, "vfr": None, "streams": {},
+    }  # fmt: skip
+    honest = {
+        "frames_scored": 1, "frames_decoded": 1, "largest_gap_seconds": 0.0, "full_decode": True,
+        "decoded_seconds": 0.0, "declared_seconds": None, "complete": True, "sampler": "s", "seed": 0, "problem": None,
+    }  # fmt: skip
+    assert codec.result_from_json({"media": media, "coverage": honest}).coverage.complete
+    broken = honest | {"complete": False, "problem": "truncated"}
+    assert codec.result_from_json({"media": media, "coverage": broken}).coverage.problem == "truncated"
+    with pytest.raises(WireError):
+        codec.result_from_json({"media": media, "coverage": honest | lie})
+
+
+@pytest.mark.parametrize(
     ("event", "blob"),
     [
         ({"height": 128, "width": 128, "pts_seconds": [0.0], "burst_ids": [0]}, 100),

@@ -11,6 +11,7 @@ from guard.errors import InputError, NoVideoStream, TooManyFrames, TooManyStream
 from guard.limits import DECODERS, DEMUXERS, Limits, looks_like_media
 from guard.types import MediaInfo
 from guard.video.av_frame import check_pixels
+from guard.video.clean_start import CleanStart
 from guard.video.reader import WatchedFile
 from guard.video.timeline import Timeline
 
@@ -120,6 +121,7 @@ def scan(container: InputContainer, file: WatchedFile, limits: Limits, keep_byte
     time_base = float(stream.time_base or 1 / _DEFAULT_FPS)
     timeline, kept, kept_bytes = Timeline(), list[Any](), 0
     start = float("inf")
+    clean, replaced = CleanStart.of(stream.codec_context.codec.name, stream.codec_context.extradata), False
     try:
         for packet in container.demux():
             if packet.size == 0 and packet.dts is None:
@@ -133,7 +135,8 @@ def scan(container: InputContainer, file: WatchedFile, limits: Limits, keep_byte
                 continue
             seconds = when * time_base if when is not None else float("nan")
             timeline.pts.append(seconds)
-            timeline.keys.append(packet.is_keyframe)
+            replaced = replaced or packet.has_sidedata("new_extradata")  # the packing of NAL units may change with it
+            timeline.keys.append(packet.is_keyframe and not replaced and clean.accepts(bytes(packet)))
             timeline.hidden.append(packet.is_discard)
             timeline.last_duration_seconds = (packet.duration or 0) * time_base
             if when is not None and not packet.is_discard:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import asdict
 from typing import Any
 
+from guard.errors import InputError, error_for_code
 from guard.interfaces import SamplingNeeds
 from guard.limits import Limits
 from guard.types import Coverage, MediaInfo
@@ -45,6 +46,9 @@ def result_to_json(result: ReadResult) -> dict[str, Any]:
 def result_from_json(message: Mapping[str, Any]) -> ReadResult:
     """Return the result of a message from the worker, each field checked. Raises `WireError`."""
     media, coverage = _mapping(message, "media"), _mapping(message, "coverage")
+    complete, problem = flag(coverage, "complete"), _problem(coverage)
+    if complete != (problem is None):
+        raise WireError(f"complete: {complete} with the problem {problem!r}")
     streams = _mapping(media, "streams")
     return ReadResult(
         media=MediaInfo(
@@ -62,14 +66,14 @@ def result_from_json(message: Mapping[str, Any]) -> ReadResult:
         coverage=Coverage(
             frames_scored=integer(coverage, "frames_scored"),
             frames_decoded=integer(coverage, "frames_decoded"),
-            largest_gap_seconds=number(coverage, "largest_gap_seconds"),
+            largest_gap_seconds=_seconds(coverage, "largest_gap_seconds"),
             full_decode=flag(coverage, "full_decode"),
-            decoded_seconds=number(coverage, "decoded_seconds"),
+            decoded_seconds=_seconds(coverage, "decoded_seconds"),
             declared_seconds=optional_number(coverage, "declared_seconds"),
-            complete=flag(coverage, "complete"),
+            complete=complete,
             sampler=text(coverage, "sampler"),
             seed=integer(coverage, "seed"),
-            problem=None if coverage.get("problem") is None else text(coverage, "problem"),
+            problem=problem,
         ),
     )
 
@@ -125,6 +129,24 @@ def flag(message: Mapping[str, Any], key: str) -> bool:
     if not isinstance(value, bool):
         raise WireError(f"{key}: expected true or false, got {value!r:.40}")
     return value
+
+
+def _seconds(message: Mapping[str, Any], key: str) -> float:
+    value = number(message, key)
+    if value < 0:
+        raise WireError(f"{key}: expected seconds >= 0, got {value!r:.40}")
+    return value
+
+
+def _problem(coverage: Mapping[str, Any]) -> str | None:
+    """Return the code of what made a decode incomplete: only an input's own fault, since verdicts and exit codes are
+    decided by it."""
+    if coverage.get("problem") is None:
+        return None
+    code = text(coverage, "problem")
+    if not issubclass(error_for_code(code), InputError):
+        raise WireError(f"problem: {code!r:.40} is no error of an input")
+    return code
 
 
 def _mapping(message: Mapping[str, Any], key: str) -> Mapping[str, Any]:

@@ -12,6 +12,9 @@ from guard.video.sampling import Burst, largest_gap, plan_bursts
 from guard.video.timeline import SettledTimeline
 
 _SHORT_OF_DECLARED = 0.9
+_EVERY_FRAME_HOLE_SECONDS = 0.25
+"""Longest hole in a pass over every frame. Decoders leave out a few frames where a stream starts in the middle; three
+flashes, the number from which flashing fails, take at least 0.25 s at 24 frames per second."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -84,8 +87,8 @@ def _problem(found: Scan, settled: SettledTimeline, walked: Walked, request: Rea
     if found.timeline.broken or _short(found, settled):
         return "truncated"
     gap = largest_gap(walked.scored, settled.times, settled.end_seconds)
-    sampled = request.task == "sample" and not request.needs.every_frame
-    if walked.errors or (sampled and gap > request.sampling.max_gap_seconds + 1e-6):
+    allowed = _EVERY_FRAME_HOLE_SECONDS if request.needs.every_frame else request.sampling.max_gap_seconds
+    if walked.errors or (request.task == "sample" and gap > allowed + 1e-6):
         return "undecodable"
     return "too_many_streams" if found.rivals else None
 

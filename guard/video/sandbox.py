@@ -18,7 +18,8 @@ from typing import Self
 from guard.interfaces import Decoded, Fed, FrameSink, SamplingNeeds
 from guard.limits import Limits
 from guard.types import Frames, MediaInfo, Video, require
-from guard.video.pool import Pool, Worker
+from guard.video.pool import Pool
+from guard.video.process import Worker
 from guard.video.reader import ReadRequest, ReadResult, Task
 from guard.video.sampling import SamplingConfig, content_seed
 from guard.video.source import content_fd

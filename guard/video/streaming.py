@@ -11,7 +11,8 @@ from guard.errors import DecoderCrashed, InputError, TooManyFrames, error_for_co
 from guard.interfaces import FrameSink, SamplingNeeds
 from guard.types import Coverage, Frames, UInt8Array
 from guard.video import codec
-from guard.video.pool import Worker, broken_protocol, job_events
+from guard.video.pool import broken_protocol, job_events
+from guard.video.process import Worker
 from guard.video.reader import ReadRequest, ReadResult
 from guard.video.wire import WireError
 

@@ -16,7 +16,7 @@ class Timeline:
     pts: array[float] = field(default_factory=lambda: array("d"))
     """Presentation time of each packet; NaN where it has none."""
     keys: bytearray = field(default_factory=bytearray)
-    """1 where the container calls the packet a key frame."""
+    """1 where the container calls the packet a key frame, and decoding may start at it (`guard.video.clean_start`)."""
     hidden: bytearray = field(default_factory=bytearray)
     """1 where the packet is decoded but not shown (before an edit list starts)."""
     last_duration_seconds: float = 0.0
