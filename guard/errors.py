@@ -11,6 +11,10 @@ GuardError
         ResumeMismatch          resume_mismatch
         CalibrationMismatch     calibration_mismatch
         InfeasibleTarget        infeasible_target
+        Unauthenticated         unauthenticated
+        Forbidden               forbidden
+        NotFound                not_found
+        Conflict                conflict
     InputError                  one input is at fault; the others go on
         InputNotFound           input_not_found
         InputUnreadable         input_unreadable
@@ -116,6 +120,26 @@ class CalibrationMismatch(UsageError):
 class InfeasibleTarget(UsageError):
     code = "infeasible_target"
     default_hint = "Raise the target, label more calibration clips, or use --budget."
+
+
+class Unauthenticated(UsageError):
+    code = "unauthenticated"
+    default_hint = "Send `Authorization: Bearer KEY`; make a key with `guard keys create`."
+
+
+class Forbidden(UsageError):
+    code = "forbidden"
+    default_hint = "Use a key with the scope that the message names."
+
+
+class NotFound(UsageError):
+    code = "not_found"
+    default_hint = "Check the id; what belongs to another tenant is not found either."
+
+
+class Conflict(UsageError):
+    code = "conflict"
+    default_hint = "Look at it again: somebody was faster."
 
 
 class InputError(GuardError):
