@@ -171,6 +171,7 @@ def parse(generation: Generation, question: Question, *, engine: str, prompt_has
         counter_evidence=tuple(answer.counter_evidence),
         categories=tuple(rule for rule in question.rules if rule in answer.categories),
         severity=answer.severity,
+        span_seconds=(answer.span.start_seconds, answer.span.end_seconds) if answer.span else None,
         confidence=min(sure) if len(sure) == len(checks) else None,
         reason=answer.reason,
         prompt_tokens=generation.prompt_tokens,

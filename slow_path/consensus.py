@@ -41,6 +41,7 @@ def merge(passes: Sequence[Judgement]) -> Judgement:
         checks=checks,
         categories=violated,
         severity=max((v.severity for v in votes if set(v.categories) & set(violated)), default=0) if violated else 0,
+        span_seconds=_span([v for v in votes if set(v.categories) & set(violated)]),
         confidence=min(sure) if len(sure) == len(checks) else None,
         reason=lead.reason if agreed else "Several looks at the video did not agree.",
         passes=min(settled, default=1),
@@ -58,7 +59,13 @@ def below_floor_unsure(judgement: Judgement, floor: float) -> Judgement:
         return judgement
     checks = tuple(replace(c, violated="unsure") if c.rule in weak else c for c in judgement.checks)
     categories = tuple(rule for rule in judgement.categories if rule not in weak)
-    return replace(judgement, checks=checks, categories=categories, severity=judgement.severity if categories else 0)
+    return replace(
+        judgement,
+        checks=checks,
+        categories=categories,
+        severity=judgement.severity if categories else 0,
+        span_seconds=judgement.span_seconds if categories else None,
+    )
 
 
 def with_cost_of(judgement: Judgement, others: Sequence[Judgement]) -> Judgement:
@@ -73,6 +80,12 @@ def _with_tokens(judgement: Judgement, passes: Sequence[Judgement]) -> Judgement
         prompt_tokens=sum(p.prompt_tokens for p in passes),
         completion_tokens=sum(p.completion_tokens for p in passes),
     )
+
+
+def _span(votes: Sequence[Judgement]) -> tuple[float, float] | None:
+    """Return the stretch that holds the spans of all `votes`: a person who looks there misses none of them."""
+    spans = [vote.span_seconds for vote in votes if vote.span_seconds is not None]
+    return (min(start for start, _ in spans), max(end for _, end in spans)) if spans else None
 
 
 def _merge_rule(rule: str, votes: Sequence[Judgement]) -> tuple[RuleCheck, int]:

@@ -11,59 +11,27 @@ import asyncio
 import logging
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal, TypeAlias
+from typing import Any, TypeAlias
 
 from guard import plugins
 from guard.errors import InputError
 from guard.interfaces import Case
-from guard.types import Frames, Judgement, RuleCheck, Video, Violated, require
-from guard.verdict import SLOW_CONFIDENCE_FLOOR
+from guard.types import Frames, Judgement, RuleCheck, Video, Violated
 from slow_path import answer, consensus
-from slow_path.answer import AnswerLimits
 from slow_path.confidence import yes_probability
 from slow_path.engine import Engine
 from slow_path.failures import RETRYABLE_ANSWERS, EngineFailure, FailureCode
 from slow_path.frames import FrameBudget, select, shown
-from slow_path.prompt import PromptOptions
+from slow_path.settings import JudgeSettings, configured
 from slow_path.view import View, asked_rules, is_high, question_for
+
+__all__ = ["FrameSource", "JudgeSettings", "VlmJudge", "from_url"]
 
 log = logging.getLogger(__name__)
 
 FrameSource: TypeAlias = Callable[[Video, Sequence[float], int], Frames]
 """(video, times in seconds, longest side in pixels) to frames: a second decode at a higher resolution than the
 screen's."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JudgeSettings:
-    """How much is asked of the VLM."""
-
-    mode: Literal["tiered", "reason", "score"] = "tiered"
-    """`tiered`: yes/no questions, then reasons where needed; `reason`: reasons always; `score`: yes/no questions
-    only."""
-    samples: int = 3
-    """Passes in all where one does not settle it."""
-    sample_temperature: float = 0.7
-    """Of every pass but the first, which is greedy."""
-    clear_at: float = 0.95
-    """Probability of "no" at which the yes/no question alone clears a rule."""
-    floor: float = SLOW_CONFIDENCE_FLOOR
-    """A label below this confidence asks for further passes, and settles nothing if they leave it there; a calibrated
-    one comes from `slow_path.calibration`."""
-    answer_attempts: int = 2
-    """Samples tried where an answer is malformed or contradicts itself."""
-    deadline_seconds: float = 110.0
-    """For everything about one video; below the pipeline's own, so that the typed failure arrives."""
-    max_tokens: int = 1536
-    budget: FrameBudget = field(default_factory=FrameBudget)
-    limits: AnswerLimits = field(default_factory=AnswerLimits)
-    options: PromptOptions = field(default_factory=PromptOptions)
-
-    def __post_init__(self) -> None:
-        require(self.samples >= 1, "samples", "1 or more", self.samples)
-        require(self.answer_attempts >= 1, "answer_attempts", "1 or more", self.answer_attempts)
-        require(0.5 < self.clear_at <= 1, "clear_at", "in (0.5, 1]", self.clear_at)
-        require(self.deadline_seconds > 0, "deadline_seconds", "positive", self.deadline_seconds)
 
 
 @dataclass(slots=True)
@@ -77,10 +45,11 @@ class VlmJudge:
     """Judges cases through an engine. Used on one event loop; `close` gives the engine's connections back."""
 
     def __init__(
-        self, engine: Engine, settings: JudgeSettings = JudgeSettings(), *, frame_source: FrameSource | None = None
+        self, engine: Engine, settings: JudgeSettings | None = None, *, frame_source: FrameSource | None = None
     ) -> None:
+        """Judge through `engine`; without `settings`, with those that the environment asks for."""
         self.engine = engine
-        self.settings = settings
+        self.settings = configured(settings)
         self._frame_source = frame_source
 
     @property
@@ -248,8 +217,16 @@ def _likelihood_check(rule: str, p: float | None) -> RuleCheck:
 
 
 def from_url(
-    url: str, *, model: str | None = None, settings: JudgeSettings = JudgeSettings(), **engine_settings: Any
+    url: str,
+    *,
+    model: str | None = None,
+    settings: JudgeSettings | None = None,
+    frame_source: FrameSource | None = None,
+    **engine_settings: Any,
 ) -> VlmJudge:
-    """Return a judge that asks the OpenAI-compatible server at `url`; without `model`, the only one it serves."""
+    """Return a judge that asks the OpenAI-compatible server at `url`; without `model`, the only one it serves.
+
+    Without a `frame_source` the VLM sees the frames that the screen was given.
+    """
     engine = plugins.load("engine", "vllm_server", base_url=url, model=model, **engine_settings)
-    return VlmJudge(engine, settings)
+    return VlmJudge(engine, settings, frame_source=frame_source)

@@ -10,17 +10,13 @@ from guard.interfaces import Case
 from guard.types import MediaInfo, Route, RouteReason, Video
 from slow_path import frames as pictures
 from slow_path import rendered
-from slow_path.answer import AnswerLimits
 from slow_path.chat import Example
-from slow_path.frames import FrameBudget
-from slow_path.prompt import PromptOptions
 from slow_path.rendered import Clip
+from slow_path.settings import profile
 from slow_path.view import View, question_for
 
-OPTIONS = PromptOptions(brief=True, evidence=False)
-LIMITS = AnswerLimits(observations=6, evidence=3, counter_evidence=1, text_chars=48, reason_chars=48)
-BUDGET = FrameBudget(frames=6, longest_side_px=56)
-MAX_TOKENS = 400
+SETTINGS = profile("small")
+OPTIONS, LIMITS, BUDGET, MAX_TOKENS = SETTINGS.options, SETTINGS.limits, SETTINGS.budget, SETTINGS.max_tokens
 TIMES = tuple(f"{tenths / 10}" for tenths in range(100))
 PHRASES = (
     "system\n", "user\n", "assistant\n", "Judge the frames by the rules.\n\n",

@@ -47,6 +47,7 @@ def test_reads_a_right_answer() -> None:
     assert judgement.error_code is None
     assert judgement.categories == ("violence",)
     assert judgement.severity == 2
+    assert judgement.span_seconds == (0.0, 1.5)
     assert [c.rule for c in judgement.checks] == ["violence", "illegal.fire"]
     assert judgement.checks[0].evidence_seconds == (0.0, 1.5), "sorted"
     # p = 0.9 for the label, 0.1 for its rival, and `unsure`, which was not listed, at most what is left: nothing.

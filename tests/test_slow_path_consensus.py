@@ -67,6 +67,13 @@ def test_a_label_below_the_floor_settles_nothing() -> None:
     assert below_floor_unsure(judged(["yes"], None), 0.7).categories == ("r0",)
 
 
+def test_the_span_holds_those_of_all_passes_that_found_the_violation() -> None:
+    found = [judged(["yes"], span_seconds=(2.0, 3.0)), judged(["yes"], span_seconds=(1.5, 2.5)), judged(["no"])]
+    assert merge(found).span_seconds == (1.5, 3.0)
+    assert merge([found[0], judged(["no"]), judged(["no"])]).span_seconds is None
+    assert below_floor_unsure(judged(["yes"], 0.6, span_seconds=(2.0, 3.0)), 0.7).span_seconds is None
+
+
 def test_nothing_to_merge_is_an_error() -> None:
     with pytest.raises(ValueError, match="at least one"):
         merge([])

@@ -46,6 +46,8 @@ class Judgement:
     categories: tuple[str, ...] = ()
     severity: int = 0
     """0 none, 1 mild, 2 serious, 3 extreme."""
+    span_seconds: tuple[float, float] | None = None
+    """First and last moment of what was found violated, or None where nothing was or no times were asked for."""
     confidence: float | None = None
     """In [0, 1], of the least certain check; never the model's own words."""
     reason: str = ""
