@@ -141,6 +141,8 @@ class Benchmark:
     policies: Mapping[str, Policy]
     protocols: tuple[str, ...] = ()
     """Metric sets beyond the strict ones; see `eval.protocols`."""
+    subsets: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    """Name of a further way to count, to the stems that it leaves out."""
     notes: tuple[str, ...] = ()
     """What was left out or resolved while reading."""
     data_hash: str = ""

@@ -24,6 +24,7 @@ FOLDERS: Mapping[str, str] = MappingProxyType(
         "scorer": "data_filter.scorers",
         "selector": "data_filter.selectors",
         "benchmark": "eval.benchmarks",
+        "system": "eval.systems",
     }
 )
 """Kind of part to the package that holds its files. Strings only: `guard` imports no upper layer."""

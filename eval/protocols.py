@@ -1,0 +1,152 @@
+"""Metric sets that some benchmarks have beyond the strict ones, by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+
+from eval.media import MediaFacts, facts_of
+from eval.metrics import cases, frames, multiclass, segments
+from eval.metrics.frames import FrameScores
+from eval.metrics.safewatch import OfficialVideo, official
+from eval.table import Table
+from eval.types import Column, Gold, Prediction
+
+IOU_THRESHOLDS = (0.3, 0.5, 0.7)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scored:
+    """One run, ready for a protocol; all sequences are of the same N samples."""
+
+    predictions: Sequence[Prediction]
+    golds: Sequence[Gold]
+    paths: Sequence[Path | None]
+    policies: Sequence[str]
+    table: Table
+    columns: Sequence[Column]
+
+
+def safewatch(scored: Scored) -> dict[str, Any] | None:
+    """The official SafeWatch numbers; columns are `C1` to `C6`."""
+    flags, truth = scored.table.flags, scored.table.truth
+    names = np.asarray(scored.table.columns)
+    videos = [
+        OfficialVideo(
+            folder=gold.folder,
+            stem=gold.stem,
+            truth=frozenset(names[truth[i]].tolist()),
+            predicted=frozenset(names[flags[i]].tolist()),
+            probability=float(scored.table.any_score[i]),
+        )
+        for i, gold in enumerate(scored.golds)
+    ]
+    return official(videos)
+
+
+def single_label(scored: Scored) -> dict[str, Any] | None:
+    """One class out of all columns and `safe`; samples with several labels are left out and counted."""
+    table = scored.table
+    rows = np.flatnonzero(table.truth.sum(axis=1) <= 1)
+    truth = multiclass.single_label(table.truth[rows], table.truth[rows].astype(float), table.columns)
+    said = multiclass.single_label(table.flags[rows], table.scores[rows], table.columns)
+    found = multiclass.multiclass(truth, said, [*table.columns, multiclass.SAFE])
+    return None if found is None else {**found, "left_out_several_labels": len(table.ids) - len(rows)}
+
+
+def frames_xd(scored: Scored) -> dict[str, Any]:
+    """Frame-level XD-Violence."""
+    videos, skipped = _frame_scores(scored)
+    return {**frames.xd_violence(videos), "videos": len(videos), "skipped": skipped}
+
+
+def frames_ucf(scored: Scored) -> dict[str, Any]:
+    """Frame-level UCF-Crime."""
+    videos, skipped = _frame_scores(scored)
+    return {**frames.ucf_crime(videos), "videos": len(videos), "skipped": skipped}
+
+
+def spans(scored: Scored) -> dict[str, Any]:
+    """Where it happens: average precision of segments at three overlaps, overlap, and duration precision and recall."""
+    located = []
+    for prediction, gold, path in zip(scored.predictions, scored.golds, scored.paths, strict=True):
+        if gold.spans_seconds is None and gold.labels:
+            continue
+        facts = facts_of(path) if path is not None else None
+        true = [segments.Stretch(start, end) for start, end in gold.spans_seconds or ()]
+        said = [
+            segments.Stretch(start, end, score)
+            for start, end, category, score in prediction.segments
+            if any(column.answered_by(category) for column in scored.columns)
+        ]
+        located.append(segments.Located(true, said, facts.seconds if facts else 0.0))
+    seconds = segments.durations(located)
+    found: dict[str, Any] = {f"segment_ap_{t:g}": segments.segment_ap(located, t) for t in IOU_THRESHOLDS}
+    found |= {"mean_iou": segments.mean_iou(located), "duration_f1": seconds.f1}
+    return found | {
+        "duration_precision": seconds.precision,
+        "duration_recall": seconds.recall,
+        "videos": len(located),
+    }
+
+
+def policy_cases(scored: Scored) -> dict[str, Any]:
+    """The four cases of a policy that changes, exception recall, and whether equal policies get equal answers."""
+    answers = [
+        cases.PolicyAnswer(
+            gold.clip or gold.name,
+            policy,
+            bool(gold.default_unsafe),
+            bool(gold.labels),
+            bool(scored.table.withheld[i]),
+        )
+        for i, (gold, policy) in enumerate(zip(scored.golds, scored.policies, strict=True))
+        if gold.default_unsafe is not None
+    ]
+    variants = dict.fromkeys(a.variant for a in answers)
+    same = {
+        v: cases.consistency(answers, "default", v) for v in variants if v in ("permuted", "rephrased", "random-set")
+    }
+    by_variant = {v: cases.four_cases([a for a in answers if a.variant == v]) for v in variants}
+    return {**cases.four_cases(answers), "consistency_with_default": same, "by_variant": by_variant}
+
+
+PROTOCOLS: Mapping[str, Callable[[Scored], dict[str, Any] | None]] = MappingProxyType(
+    {
+        "safewatch": safewatch,
+        "single_label": single_label,
+        "frames_xd": frames_xd,
+        "frames_ucf": frames_ucf,
+        "spans": spans,
+        "policy_cases": policy_cases,
+    }
+)
+
+
+def _frame_scores(scored: Scored) -> tuple[list[FrameScores], int]:
+    """Return truth and score of every frame of each video that can be opened; one without an answer scores 0."""
+    made, skipped = [], 0
+    for prediction, gold, path in zip(scored.predictions, scored.golds, scored.paths, strict=True):
+        facts = facts_of(path) if path is not None else None
+        if facts is None or gold.spans_frames is None:
+            skipped += 1
+            continue
+        made.append(FrameScores(truth=_truth(facts, gold), score=_scores(facts, prediction)))
+    return made, skipped
+
+
+def _truth(facts: MediaFacts, gold: Gold) -> Any:
+    return frames.frame_truth(facts.frames, gold.spans_frames or ())
+
+
+def _scores(facts: MediaFacts, prediction: Prediction) -> Any:
+    if not prediction.moments:  # a system without moments: its one score stands for every frame
+        whole = prediction.any_score if prediction.any_score is not None else max(prediction.scores.values(), default=0)
+        return np.full(facts.frames, float(whole))
+    moments, scores = np.asarray(prediction.moments), np.asarray(prediction.moment_scores)
+    return frames.nearest_moments(moments, scores, facts.frames, facts.fps)

@@ -1,0 +1,22 @@
+"""Flags everything, in every category of the policy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from eval.constant import ConstantSystem
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config:
+    """Nothing to set."""
+
+
+def build(config: Config) -> ConstantSystem:
+    """Return the system."""
+    return ConstantSystem(name="flag_all", flag=True)
+
+
+def tiny() -> ConstantSystem:
+    """Return the system: it is tiny as it is."""
+    return build(Config())
