@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import logging
 import math
 import platform
 import threading
@@ -25,6 +26,8 @@ from guard.verdict import failed
 if TYPE_CHECKING:
     from guard.limits import Limits
     from guard.video.sandbox import SandboxedDecoder
+
+log = logging.getLogger(__name__)
 
 DEFAULT_POLICY = "default"
 SCREEN_POLICY = "screen"
@@ -158,8 +161,12 @@ class Guard:
 
 def load_policy(settings: Settings) -> Policy:
     """Return the policy that `settings` name; without a name, the widest one that the configured stages can judge."""
-    name = settings.policy or (DEFAULT_POLICY if settings.slow_url else SCREEN_POLICY)
-    return load_named(name)
+    return load_named(policy_name(settings))
+
+
+def policy_name(settings: Settings) -> str:
+    """Return which policy `settings` name, or the one that is taken where they name none."""
+    return settings.policy or (DEFAULT_POLICY if settings.slow_url else SCREEN_POLICY)
 
 
 def load_named(name: str) -> Policy:
@@ -204,13 +211,17 @@ def _stages(settings: Settings, policy: Policy, limits: Limits) -> Stages:
     from guard.video.sandbox import SandboxedDecoder
 
     loaded = _upper("fast_path.loading").load_detectors(settings.detectors, settings.fast_checkpoint)
-    detectors = tuple(d for d in loaded if _serves(d, policy))
+    detectors = tuple(d for d in loaded if serves(d, policy))
     sampling = SamplingConfig(max_gap_seconds=settings.max_gap_seconds, seed=settings.seed)
     calibration, router = _upper("fast_path.calibration"), _upper("fast_path.router")
     calibrators: dict[str, Calibrator] = calibration.load_calibrators(
         settings.calibration, detectors, loaded=loaded, max_gap_seconds=settings.max_gap_seconds
     )
     decoder = SandboxedDecoder(workers=settings.workers, limits=limits, sampling=sampling, reader=settings.reader)
+    examples = examples_of(settings, policy, decoder, limits, loaded=loaded, used=detectors)
+    for problem in examples.problems:
+        log.warning("%s", problem)
+    detectors += (examples.detector,) if examples.detector is not None else ()
     return Stages(
         decoder=decoder,
         detectors=detectors,
@@ -227,7 +238,34 @@ def _stages(settings: Settings, policy: Policy, limits: Limits) -> Stages:
     )
 
 
-def _serves(detector: Detector, policy: Policy) -> bool:
+def examples_of(
+    settings: Settings,
+    policy: Policy,
+    decoder: SandboxedDecoder,
+    limits: Limits,
+    *,
+    loaded: Sequence[Detector],
+    used: Sequence[Detector],
+) -> Any:
+    """Return `policies.example_detector.Examples`: the rules that examples alone can judge, and what stands against."""
+    examples = _upper("policies.example_detector")
+    covered = {category for detector in used for category in detector.categories}
+    if not examples.by_examples(policy, covered):
+        return examples.Examples()
+    from guard.video.source import open_video
+
+    embedder_of = _upper("fast_path.embedder").embedder_of
+    sources = examples.Sources(
+        embedders=[embedder for detector in loaded if (embedder := embedder_of(detector)) is not None],
+        decoder=decoder,
+        open_video=lambda path: open_video(path, limits=limits),
+        store=_upper("policies.exemplar_store").ExemplarStore(_upper("policies.store").default_path(settings)),
+        background=settings.background,
+    )
+    return examples.from_policy(policy, sources, covered=covered)
+
+
+def serves(detector: Detector, policy: Policy) -> bool:
     """Whether some active rule asks for something that `detector` covers; if not, its cost buys nothing."""
     return any(taxonomy.covers(rule.category, c) for rule in policy.active() for c in detector.categories)
 

@@ -1,69 +1,34 @@
 """Score videos for a rule that has a few examples and no training: how alike are they, and how sure can one be?
 
-Arrays in, arrays out, of whatever encoder is there. Three steps:
+Arrays in, arrays out, of whatever encoder is there. Four steps:
 
-1. *Prototype.* Embeddings are whitened by the background (ordinary clips), with the covariance shrunk towards the
-identity as
-   few clips cannot estimate it; the score is the cosine with the mean of the examples, less a shrunk mean of harmless
-   ones. This is linear discriminant analysis with a regularised covariance (Friedman, "Regularized discriminant
-   analysis", 1989).
-2. *Background.* A score is turned into standard deviations above the background's own scores. 3. *Separation.* How
-far violations lie above the background is unknown. It has a prior, which the examples sharpen: each is
-   scored with the others as prototype. Probability and its interval come from that posterior, so one example never
-   settles anything, and examples that the encoder cannot tell from the background leave the probability at the base
-   rate.
+1. *Windows.* A video is scored in stretches of some eight moments, each pooled to its mean and peak, so that a second
+   of trouble in an hour is not averaged away. An example is the mean of its own windows.
+2. *Prototype.* Embeddings are whitened by the background (ordinary clips), with the covariance shrunk towards the
+   identity as few clips cannot estimate it; the score is the cosine with the mean of the examples, less a shrunk mean
+   of harmless ones. This is linear discriminant analysis with a regularised covariance (Friedman, "Regularized
+   discriminant analysis", 1989).
+3. *Background.* A score is turned into standard deviations above the background's own scores.
+4. *Separation.* How far violations lie above the background is unknown: `policies.separation` gives probability and
+   interval, so that one example settles nothing, and examples that the encoder cannot tell from the background leave
+   the base rate.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
 from guard.errors import InvalidConfig
 from guard.types import Float32Array, Float64Array, require
+from policies.separation import Belief, any_of, believe
+from policies.separation import Config as Config
+from policies.separation import Scored as Scored
 
 LEAST_BACKGROUND = 20
 """Clips below which a spread of scores cannot be told."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Config:
-    """What is assumed before any example is seen."""
-
-    shrinkage: float = 0.9
-    """Share of the identity in the background's correlation matrix, in (0, 1]."""
-    base_rate: float = 0.2
-    """Probability of a violation before looking, in (0, 1). Above `clear_below`, so that ignorance clears nothing."""
-    separation_mean: float = 1.2
-    """Expected distance of violations from the background, in standard deviations; 1.2 is an AUROC of 0.80."""
-    separation_spread: float = 1.0
-    """Standard deviation of that expectation."""
-    correlation: float = 0.5
-    """How alike the examples of one author are, in [0, 1): k of them count as k / (1 + (k - 1) * correlation)."""
-    interval: float = 0.9
-    """Share of the posterior between `low` and `high`, in (0, 1)."""
-    harmless_strength: float = 4.0
-    """Number of harmless examples at which their mean counts half."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scored:
-    """What is known of n videos."""
-
-    probability: Float32Array
-    """float32 [n] in [0, 1]: expected over the unknown separation."""
-    low: Float32Array
-    """float32 [n]: lower end of the interval."""
-    high: Float32Array
-    """float32 [n]: upper end."""
-    deviations: Float32Array
-    """float32 [n]: standard deviations above the mean of the background."""
-
-    @property
-    def cautious(self) -> Float32Array:
-        """float32 [n]: the value in the interval that is nearest to 0.5. Routing on it settles only what is sure."""
-        return np.minimum(np.maximum(self.low, np.float32(0.5)), self.high)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, repr=False)
@@ -100,22 +65,46 @@ class Model:
     """Mean score of the background."""
     spread: float
     """Standard deviation of it."""
-    separations: Float64Array
-    """float64 [G]: possible distances of violations from the background."""
-    weights: Float64Array
-    """float64 [G], sum 1: how likely each is."""
+    belief: Belief
+    """How far violations may lie from the background."""
     examples: int
     config: Config
 
     def __repr__(self) -> str:
         """Print what the model is sure of."""
-        expected = float(self.separations @ self.weights)
-        return f"Model({self.examples} examples, separation {expected:.2f} standard deviations)"
+        return f"Model({self.examples} examples, separation {self.belief.expected:.2f} standard deviations)"
 
     def score(self, vectors: Float32Array) -> Scored:
-        """Score float32 [n, D] videos, each independently of the others."""
+        """Score float32 [n, D] videos of one window each, every one independently of the others."""
+        return self._score(vectors, self.config.base_rate)
+
+    def score_windows(self, vectors: Float32Array) -> tuple[Scored, Scored]:
+        """Score one video of float32 [W, D] windows: the video (n = 1), and its windows (n = W).
+
+        The base rate is that of a video, so each window has its share of it: a long video is no likelier to violate for
+        having many windows that say nothing.
+        """
+        share = 1 - (1 - self.config.base_rate) ** (1 / max(1, len(vectors)))
+        windows = self._score(vectors, share)
+        return any_of(windows), windows
+
+    def _score(self, vectors: Float32Array, base_rate: float) -> Scored:
         raw = _cosines(self.background.whiten(vectors), self.direction)
-        return _scored((raw - self.centre) / self.spread, self)
+        deviations: Float64Array = (raw - self.centre) / self.spread
+        count = len(self.background.whitened)
+        return self.belief.score(deviations, base_rate=base_rate, ordinary=count, interval=self.config.interval)
+
+
+def windows(count: int, config: Config | None = None) -> list[slice]:
+    """Cut `count` moments into stretches of `window_moments` or somewhat more: 23 give 0..12 and 12..23."""
+    parts = max(1, count // (config or Config()).window_moments)
+    edges = [round(i * count / parts) for i in range(parts + 1)]
+    return [slice(a, b) for a, b in pairwise(edges)]
+
+
+def pool_windows(moments: Float32Array, config: Config | None = None) -> Float32Array:
+    """Return one vector per window of a video, float32 [W, 2 D], from its moments, float32 [M, D]."""
+    return np.stack([pool(moments[part]) for part in windows(len(moments), config)])
 
 
 def pool(moments: Float32Array) -> Float32Array:
@@ -176,14 +165,12 @@ def fit(
         for i in range(len(examples))
         if len(examples) > 1
     ]
-    separations, weights = _posterior(np.array(observed), settings)
     return Model(
         background=background,
         direction=direction,
         centre=centre,
         spread=spread,
-        separations=separations,
-        weights=weights,
+        belief=believe(np.array(observed), settings),
         examples=len(examples),
         config=settings,
     )
@@ -235,36 +222,3 @@ def _cosines(whitened: Float64Array, direction: Float64Array) -> Float64Array:
     lengths = np.linalg.norm(whitened, axis=1)
     cosines: Float64Array = (whitened @ direction) / np.where(lengths > 1e-12, lengths, 1.0)
     return cosines
-
-
-def _posterior(observed: Float64Array, config: Config) -> tuple[Float64Array, Float64Array]:
-    """Return a grid of separations from 0 (the encoder sees no difference) to 6, and the weight of each."""
-    grid = np.linspace(0.0, 6.0, 121)
-    log = -0.5 * ((grid - config.separation_mean) / config.separation_spread) ** 2
-    if len(observed):
-        effective = len(observed) / (1 + (len(observed) - 1) * config.correlation)  # 8 alike at 0.5 count as 1.8
-        log -= 0.5 * effective * (grid - observed.mean()) ** 2
-    weights = np.exp(log - log.max())
-    return grid, weights / weights.sum()
-
-
-def _scored(deviations: Float64Array, model: Model) -> Scored:
-    """Return the probabilities by Bayes' rule for two unit normals `separation` apart, over all separations."""
-    odds = np.log(model.config.base_rate / (1 - model.config.base_rate))
-    grid = model.separations
-    logits = odds + deviations[:, None] * grid - grid**2 / 2
-    each = 1 / (1 + np.exp(-np.clip(logits, -60, 60)))  # float64 [n, G]
-    tail = (1 - model.config.interval) / 2
-    order = np.argsort(each, axis=1)
-    cumulative = np.cumsum(model.weights[order], axis=1)
-    ordered = np.take_along_axis(each, order, axis=1)
-    low, high = (
-        np.take_along_axis(ordered, (cumulative >= q).argmax(axis=1)[:, None], 1)[:, 0] for q in (tail, 1 - tail)
-    )
-    mean = each @ model.weights
-    return Scored(
-        probability=mean.astype(np.float32),
-        low=np.minimum(low, mean).astype(np.float32),
-        high=np.maximum(high, mean).astype(np.float32),
-        deviations=deviations.astype(np.float32),
-    )

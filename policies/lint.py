@@ -27,10 +27,14 @@ class Configured:
 
     covered: Collection[str] = ()
     """Category ids that its detectors were trained on."""
+    covered_in_text: Collection[str] = ()
+    """Category ids that its text classifier was trained on."""
     open_vocabulary: bool = False
     """An encoder scores frames against the words of a rule."""
     few_shot: bool = False
     """An encoder is there whose embeddings are compared with examples."""
+    by_examples: Collection[str] | None = None
+    """The categories whose examples were embedded and are compared with; None where nobody tried."""
     slow: bool = False
     """A VLM answers."""
     cleared_by: dict[str, tuple[str, ...]] = field(
@@ -61,11 +65,23 @@ def judges(rule: Rule, configured: Configured) -> tuple[Judge, ...]:
         found.append("fast")
     if configured.open_vocabulary and words(rule):
         found.append("open-vocabulary")
-    if configured.few_shot and sum(e.violates for e in rule.exemplars) >= FEW_SHOT_LEAST:
+    if configured.few_shot and _shown(rule, configured):
         found.append("few-shot")
     if configured.slow:
         found.append("slow")
     return tuple(found)
+
+
+def judged_in_text(rule: Rule, configured: Configured) -> bool:
+    """Whether some configured stage can settle `rule` either way in a text."""
+    return rule.category in configured.covered_in_text or configured.slow
+
+
+def _shown(rule: Rule, configured: Configured) -> bool:
+    """Whether clips or images show the rule to an encoder; a text is no picture."""
+    if configured.by_examples is not None:
+        return rule.category in configured.by_examples
+    return sum(e.violates and bool(e.sha256 or e.source) for e in rule.exemplars) >= FEW_SHOT_LEAST
 
 
 def words(rule: Rule) -> str:
@@ -99,6 +115,12 @@ def unjudgeable(policy: Policy, configured: Configured) -> tuple[str, ...]:
 
 def _judged(rule: Rule, policy: Policy, configured: Configured) -> Iterator[Finding]:
     if judges(rule, configured):
+        return
+    if judged_in_text(rule, configured):
+        message = (
+            "only texts are judged for it; every video goes to review. Use it for texts alone, or add a slow path."
+        )
+        yield _finding("warning", "text_only", rule.category, message)
         return
     partial = sorted(c for c in configured.covered if claimant(c, policy.rules) == rule.category)
     part = (

@@ -1,18 +1,19 @@
 """From the examples of a policy's rules to `Scores` that the router takes like any detector's.
 
-The encoder stays outside: this module gets embeddings. What it gives is the cautious end of each probability's
-interval, so the router settles a video only where the examples leave no doubt.
+The encoder stays outside: this module gets embeddings. A score is the probability, held inside the uncertain band of
+the rule's thresholds unless the whole interval lies beyond them: the router then settles a video only where the
+examples leave no doubt, and people who look at the others still get them in order.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
-from guard.types import Exemplar, Float32Array, Policy, Scores
+from guard.types import DEFAULT_THRESHOLDS, Exemplar, Float32Array, Float64Array, Policy, Scores, Thresholds
 from policies import few_shot
 from policies.exemplar_store import content_key
 from policies.exemplars import Demonstration
@@ -26,20 +27,44 @@ class RuleScorer:
 
     models: Mapping[str, few_shot.Model]
     """Category to what its examples taught."""
+    thresholds: Mapping[str, Thresholds]
+    """Category to the thresholds that the router will hold its score against."""
     fingerprint: str
     """Identifies encoder, background, examples and settings."""
+    config: few_shot.Config = field(default_factory=few_shot.Config)
 
-    def score(self, video: Float32Array) -> Scores:
-        """Score one video, float32 [D] as `few_shot.pool` gives it. There are no moments: examples are whole clips."""
-        found = [model.score(video[None]).cautious for model in self.models.values()]
+    def score(self, moments: Float32Array, seconds: Float64Array) -> Scores:
+        """Score one video by the embeddings of its moments, float32 [M, D], and their times, float64 [M]."""
+        parts = few_shot.windows(len(moments), self.config)
+        vectors = few_shot.pool_windows(moments, self.config)
+        found = {category: model.score_windows(vectors) for category, model in self.models.items()}
+        lengths = [part.stop - part.start for part in parts]
+        held = [
+            (_held(video, self.thresholds[category])[0], _held(each, self.thresholds[category]))
+            for category, (video, each) in found.items()
+        ]
         return Scores(
             categories=tuple(self.models),
-            probability=np.concatenate([np.zeros(0, np.float32), *found]).astype(np.float32),
-            moment_seconds=np.zeros(0, np.float64),
-            per_moment=np.zeros((0, len(self.models)), np.float32),
+            probability=np.array([video for video, _ in held], np.float32),
+            moment_seconds=seconds,
+            per_moment=np.stack([np.repeat(each, lengths) for _, each in held], axis=1)
+            if held
+            else np.zeros((len(seconds), 0), np.float32),
             detector=NAME,
             fingerprint=self.fingerprint,
         )
+
+
+def _held(scored: few_shot.Scored, thresholds: Thresholds) -> Float32Array:
+    """Return the probabilities, those that the interval does not settle held between the thresholds.
+
+    0.92 [0.69, 0.99] under `block_at` 0.9 becomes the number just below 0.9.
+    """
+    low, high = np.float32(thresholds.clear_below), np.nextafter(np.float32(thresholds.block_at), np.float32(0))
+    held = np.where(scored.high >= low, np.maximum(scored.probability, low), scored.probability)
+    held = np.where(scored.low < thresholds.block_at, np.minimum(held, high), held)
+    values: Float32Array = np.clip(held, 0, 1).astype(np.float32)
+    return values
 
 
 def fit_rules(
@@ -56,8 +81,7 @@ def fit_rules(
     Args:
         policy: the effective policy.
         demonstrations: exemplars with embeddings, such as `ExemplarStore.demonstrations` gives; those of another
-        encoder
-            are left out. An embedding is of a whole clip, pooled as the background is.
+            encoder are left out. An embedding is `example_vector` of a clip.
         background: ordinary clips, in the same encoder's embeddings.
         encoder: fingerprint of that encoder.
         covered: categories of trained detectors; examples add nothing to those here.
@@ -76,9 +100,17 @@ def fit_rules(
         harmless = _stacked([d for d in own if not d.exemplar.violates])
         models[rule.category] = few_shot.fit(violating, background, harmless=harmless, config=config)
         used += sorted(_named(d.exemplar) for d in own)
-    digest = hashlib.sha256("\n".join([encoder, repr(config or few_shot.Config()), *used]).encode("utf-8"))
+    settings = config or few_shot.Config()
+    thresholds = {c: policy.rules[c].thresholds or DEFAULT_THRESHOLDS for c in models}
+    digest = hashlib.sha256("\n".join([encoder, repr(settings), repr(thresholds), *used]).encode("utf-8"))
     digest.update(np.ascontiguousarray(background.whitened.astype("<f4")).tobytes())
-    return RuleScorer(models=models, fingerprint=digest.hexdigest()[:16])
+    return RuleScorer(models=models, thresholds=thresholds, fingerprint=digest.hexdigest()[:16], config=settings)
+
+
+def example_vector(moments: Float32Array, config: few_shot.Config | None = None) -> Float32Array:
+    """Return float32 [2 D], what is kept of an example: the mean of its windows, from its moments, float32 [M, D]."""
+    mean: Float32Array = few_shot.pool_windows(moments, config).mean(axis=0).astype(np.float32)
+    return mean
 
 
 def _stacked(demonstrations: Sequence[Demonstration]) -> Float32Array | None:

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from guard.errors import InvalidConfig
-from policies import few_shot
+from policies import few_shot, separation
 from policies.few_shot import Config
 
 WIDTH = 24
@@ -119,6 +119,32 @@ def test_probabilities_lie_in_their_interval(count, seed, shift):
 
 
 _SMALL = few_shot.fit_background(clips(np.random.default_rng(0), 40))
+
+
+@given(st.integers(1, 300), st.floats(0.01, 0.6), st.integers(0, 8))
+def test_the_more_alike_the_likelier_without_end_and_without_ties(ordinary, base_rate, seen):
+    """A slow oracle of the order: more deviations never make a violation less likely, however far out."""
+    belief = separation.believe(np.full(seen, 2.0), Config())
+    scored = belief.score(np.linspace(-3, 30, 80), base_rate=base_rate, ordinary=ordinary, interval=0.9)
+    assert (np.diff(scored.probability) > 0).all()
+    assert (np.diff(scored.low) >= -1e-4).all()
+
+
+@given(st.integers(1, 60))
+def test_windows_that_say_nothing_leave_the_base_rate(count):
+    belief = separation.Belief(separations=np.zeros(1), weights=np.ones(1))
+    share = 1 - (1 - 0.2) ** (1 / count)
+    each = belief.score(np.zeros(count), base_rate=share, ordinary=10**6, interval=0.9)
+    assert separation.any_of(each).probability[0] == pytest.approx(0.2, abs=0.02)
+
+
+@given(st.integers(1, 500))
+def test_windows_cover_every_moment_once_and_none_is_short(count):
+    cut = few_shot.windows(count)
+    assert [i for part in cut for i in range(count)[part]] == list(range(count))
+    lengths = [part.stop - part.start for part in cut]
+    assert min(lengths) >= min(8, count)
+    assert max(lengths) < 16
 
 
 def test_a_constant_dimension_and_a_repeated_example_are_harmless():

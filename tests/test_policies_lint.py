@@ -42,7 +42,7 @@ def test_without_a_slow_path_every_root_of_the_default_policy_is_named():
 
 
 def test_a_blocked_new_category_is_unjudgeable_until_some_stage_is_there():
-    example = Exemplar(rule="", violates=True, text="a crash")
+    example = Exemplar(rule="", violates=True, source="crash.mp4", sha256="0" * 64)
     by = personalize.By(author="ann")
     made = personalize.block(History(name="ann"), "parkour", below=load_policy("screen"), by=by, examples=[example])
     for configured, judged in [
@@ -57,10 +57,22 @@ def test_a_blocked_new_category_is_unjudgeable_until_some_stage_is_there():
 def test_a_few_shot_stage_needs_an_example_that_violates():
     few_shot = Configured(few_shot=True)
     assert judges(rule(), few_shot) == ()
-    assert judges(rule(exemplars=(Exemplar(rule="custom.x", violates=False, text="a"),)), few_shot) == ()
-    assert judges(rule(exemplars=(Exemplar(rule="custom.x", violates=True, text="a"),)), few_shot) == ("few-shot",)
+    for violates, shown, found in [(False, {"source": "a.mp4"}, ()), (True, {"text": "a"}, ())]:
+        given = rule(exemplars=(Exemplar(rule="custom.x", violates=violates, **shown),))
+        assert judges(given, few_shot) == found
+    clip = rule(exemplars=(Exemplar(rule="custom.x", violates=True, source="a.mp4"),))
+    assert judges(clip, few_shot) == ("few-shot",)
+    assert judges(clip, Configured(few_shot=True, by_examples=("custom.y",))) == (), "its clip could not be embedded"
     (found,) = lint(policy(rule()), few_shot)
     assert "--example" in found.message
+
+
+def test_a_rule_that_only_texts_are_judged_for_is_told_apart():
+    text_only = Configured(covered=("violence.fighting",), covered_in_text=("spam",))
+    (found,) = [f for f in lint(load_policy("spam"), text_only)]
+    assert (found.level, found.code, found.category) == ("warning", "text_only", "spam")
+    (found,) = [f for f in lint(load_policy("spam"), Configured(covered=("violence.fighting",)))]
+    assert (found.level, found.code) == ("error", "unjudgeable")
 
 
 def test_flashing_is_judged_by_its_two_parts_together():

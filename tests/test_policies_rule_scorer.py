@@ -15,14 +15,20 @@ from policies.exemplar_store import ExemplarStore
 from policies.personalize import By
 from policies.rule_scorer import fit_rules
 
-WIDTH, ENCODER = 16, "encoder-1"
+WIDTH, MOMENTS, ENCODER = 32, 8, "encoder-1"
+SECONDS = np.arange(MOMENTS, dtype=np.float64)
 BY = By(author="ann")
 
 
-def clips(rng, count, shift=0.0):
-    made = rng.normal(size=(count, WIDTH)).astype(np.float32)
+def moments(rng, shift=0.0, count=MOMENTS):
+    """A video: the look of the clip, and what moves from one moment to the next. The first axis carries the rule."""
+    made = rng.normal(size=WIDTH) + 0.5 * rng.normal(size=(count, WIDTH))
     made[:, 0] += shift
-    return made
+    return made.astype(np.float32)
+
+
+def clips(rng, count, shift=0.0):
+    return np.stack([few_shot.pool(moments(rng, shift)) for _ in range(count)])
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +44,7 @@ def setup(tmp_path):
     commands.unblock("accidents.road", target, BY)
     outcome = commands.block("Crash on a track", target, BY, examples=examples)
     store = ExemplarStore(target.store)
-    for exemplar, vector in zip(examples, clips(np.random.default_rng(1), 8, 6.0), strict=True):
+    for exemplar, vector in zip(examples, clips(np.random.default_rng(1), 8, 9.0), strict=True):
         store.save_embedding(exemplar, ENCODER, vector)
     return outcome.policy, store
 
@@ -60,12 +66,12 @@ def test_a_rule_with_examples_is_judged_and_one_without_is_not(setup, background
     fitted = scorer(setup, background)
     assert tuple(fitted.models) == ("custom.crash_on_a_track",)
     assert route(policy, None).reason is RouteReason.UNCOVERED_RULE
-    looks_like = fitted.score(clips(np.random.default_rng(2), 1, 9.0)[0])
+    looks_like = fitted.score(moments(np.random.default_rng(2), 9.0), SECONDS)
     assert looks_like.of("custom.crash_on_a_track") > 0.9
     assert route(policy, looks_like).reason is RouteReason.CONFIDENT_VIOLATION
-    opposite = fitted.score(clips(np.random.default_rng(2), 1, -6.0)[0])
+    opposite = fitted.score(moments(np.random.default_rng(2), -6.0), SECONDS)
     assert route(policy, opposite).reason is RouteReason.CONFIDENT_CLEAR
-    doubtful = fitted.score(clips(np.random.default_rng(3), 1, 2.0)[0])
+    doubtful = fitted.score(moments(np.random.default_rng(3), 4.0), SECONDS)
     assert route(policy, doubtful).path == "slow"
 
 
@@ -73,16 +79,17 @@ def test_other_rules_get_the_findings_they_had(setup, background):
     policy, _ = setup
     fitted = scorer(setup, background)
     without = dataclasses.replace(policy, rules={c: r for c, r in policy.rules.items() if not c.startswith("custom.")})
-    for vector in clips(np.random.default_rng(4), 10, 3.0):
+    rng = np.random.default_rng(4)
+    for video in (moments(rng, 3.0) for _ in range(10)):
         before = {f.category: f for f in route(without, None).findings}
-        after = {f.category: f for f in route(policy, fitted.score(vector)).findings}
+        after = {f.category: f for f in route(policy, fitted.score(video, SECONDS)).findings}
         assert all(after[category] == finding for category, finding in before.items())
 
 
 def test_embeddings_of_another_encoder_are_left_out(setup, background):
     empty = scorer(setup, background, encoder="another")
     assert empty.models == {}
-    found = empty.score(clips(np.random.default_rng(5), 1)[0])
+    found = empty.score(moments(np.random.default_rng(5)), SECONDS)
     assert found.categories == ()
     assert route(setup[0], found).reason is RouteReason.UNCOVERED_RULE
 
@@ -97,8 +104,38 @@ def test_the_same_clip_given_twice_counts_once(setup, background):
     once = fit_rules(policy, demonstrations, background, encoder=ENCODER)
     twice = fit_rules(policy, demonstrations * 2, background, encoder=ENCODER)
     assert twice.models["custom.crash_on_a_track"].examples == 8
-    video = clips(np.random.default_rng(6), 1, 3.0)[0]
-    assert np.array_equal(once.score(video).probability, twice.score(video).probability)
+    video = moments(np.random.default_rng(6), 3.0)
+    assert np.array_equal(once.score(video, SECONDS).probability, twice.score(video, SECONDS).probability)
+
+
+def test_trouble_in_a_long_video_is_found_and_placed(setup, background):
+    fitted = scorer(setup, background)
+    rng = np.random.default_rng(7)
+    long = moments(rng, -4.0, count=120)
+    long[48:56, 0] += 13.0  # one window of fifteen
+    found = fitted.score(long, np.arange(120, dtype=np.float64) * 2)
+    (column,) = found.per_moment.T
+    assert set(np.flatnonzero(column == column.max())) == set(range(48, 56))
+    assert np.delete(column, range(48, 56)).max() < 0.2
+    assert found.of("custom.crash_on_a_track") >= 0.5
+    without = fitted.score(moments(rng, -4.0, count=120), np.arange(120, dtype=np.float64) * 2)
+    assert without.of("custom.crash_on_a_track") < 0.1
+    assert found.per_moment.shape == (120, 1)
+
+
+def test_a_score_crosses_a_threshold_only_where_its_whole_interval_does(setup, background):
+    policy, store = setup
+    few = tuple(d for d in store.demonstrations(policy, ENCODER) if d.exemplar.rule.startswith("custom."))[:1]
+    fitted = fit_rules(policy, few, background, encoder=ENCODER)
+    (model,) = fitted.models.values()
+    rng = np.random.default_rng(8)
+    for shift in np.linspace(-6, 14, 41):
+        video = moments(rng, shift)
+        held = fitted.score(video, SECONDS).of("custom.crash_on_a_track")
+        (whole, _) = model.score_windows(few_shot.pool_windows(video))
+        assert (held < 0.1) == (whole.high[0] < 0.1)
+        assert (held >= 0.9) == (whole.low[0] >= 0.9)
+        assert held == pytest.approx(float(np.clip(whole.probability[0], 0.1, 0.9)), abs=1e-3) or held < 0.1
 
 
 def test_the_fingerprint_tells_examples_backgrounds_and_settings_apart(setup, background):

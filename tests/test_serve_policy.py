@@ -22,7 +22,7 @@ NAME = "custom.cooking_shows"
 @pytest.fixture
 def guard(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], tmp_path: Path) -> Any:
     """Run `guard policy` in this process on a store of its own; returns exit code, stdout and stderr."""
-    (tmp_path / "guard.toml").write_text('detectors = ["flash"]\nworkers = 1\n')
+    (tmp_path / "guard.toml").write_text('detectors = ["flash"]\nworkers = 1\npolicy = "default"\n')
     monkeypatch.setenv("GUARD_CONFIG", str(tmp_path / "guard.toml"))
     monkeypatch.setenv("GUARD_POLICY_STORE", str(tmp_path / "store.sqlite3"))
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)  # the handler would outlive the test

@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
-from serve.commands import policy_edit
+from serve.commands import policy_background, policy_edit
 from serve.failures import Exit
 from serve.terminal import print_facts, print_json, print_rows, safe
 
@@ -28,6 +28,7 @@ def register(app: typer.Typer) -> None:
     policy_edit.register(group)
     group.command("test")(run_golden)
     group.command("history")(history)
+    policy_background.register(group)
     app.add_typer(group, name="policy")
 
 
@@ -41,7 +42,10 @@ def list_(as_json: AsJson = False) -> None:
     else:
         print_rows(
             ("policy", "kind", "rules", "what for"),
-            [(p.name, p.kind, p.active_rules, p.description.strip()) for p in listed],
+            [
+                (p.name, p.kind, p.active_rules, f"cannot be used: {p.problem}" if p.problem else p.description.strip())
+                for p in listed
+            ],
         )
 
 
@@ -89,7 +93,8 @@ def lint(
     from policies import commands
     from serve.policy_judging import configured
 
-    findings = commands.lint(name, None if alone else configured(load_settings()))
+    policy = commands.show(name).policy
+    findings = commands.lint(name, None if alone else configured(load_settings(), policy))
     broken = [finding for finding in findings if finding.level == "error"]
     if as_json:
         print_json({"ok": not broken, "findings": [asdict(finding) for finding in findings]})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
 
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from policies.commands import Target
     from policies.golden import Judge
     from policies.personalize import By, Outcome
+
+_MANY = 4
+_FEW = "So few settle hardly any video: without a slow path most go to review, the most alike ones first."
+_ENOUGH = "What they do not settle goes to the slow path, or to review."
 
 KINDS = ("platform", "community", "user")
 
@@ -31,7 +36,13 @@ Rationale = Annotated[str, typer.Option(help="What in the examples decides.")]
 Layer = Annotated[
     str | None, typer.Option(help="Layer of the store to edit. Default: local; with --out alone, none is edited.")
 ]
-Base = Annotated[str, typer.Option("--base", help="What a new layer lies on: a policy's name, file, or layer:NAME.")]
+Base = Annotated[
+    str | None,
+    typer.Option(
+        "--base",
+        help="What a new layer lies on: name, file, or layer:NAME of a policy. Default: what `guard scan` takes here.",
+    ),
+]
 KindOf = Annotated[str, typer.Option(help="Of a new layer: platform, community or user.")]
 Out = Annotated[Path | None, typer.Option(help="Write the effective policy to this file, for --policy FILE.")]
 Author = Annotated[str | None, typer.Option(help="Who does it. Default: the user of this process.")]
@@ -59,7 +70,7 @@ def block(
     rationale: Rationale = "",
     flag: Annotated[bool, typer.Option("--flag", help="Send to review rather than block.")] = False,
     layer: Layer = None,
-    base: Base = "default",
+    base: Base = None,
     kind: KindOf = "user",
     out: Out = None,
     author: Author = None,
@@ -87,7 +98,7 @@ def block(
 def unblock(
     name: Category,
     layer: Layer = None,
-    base: Base = "default",
+    base: Base = None,
     kind: KindOf = "user",
     out: Out = None,
     author: Author = None,
@@ -110,7 +121,7 @@ def extend(
     example: Examples = None,
     rationale: Rationale = "",
     layer: Layer = None,
-    base: Base = "default",
+    base: Base = None,
     kind: KindOf = "user",
     out: Out = None,
     author: Author = None,
@@ -141,7 +152,7 @@ def example(
     not_example: Counters = None,
     rationale: Rationale = "",
     layer: Layer = None,
-    base: Base = "default",
+    base: Base = None,
     kind: KindOf = "user",
     out: Out = None,
     author: Author = None,
@@ -161,7 +172,7 @@ def example(
 def lock(
     name: Category,
     layer: Layer = None,
-    base: Base = "default",
+    base: Base = None,
     kind: KindOf = "user",
     out: Out = None,
     author: Author = None,
@@ -189,11 +200,13 @@ def revert(
     from policies import commands
 
     commands.history(layer)  # a typo must not make a new layer
-    target = target_of(layer, "default", "user", out, golden, force=force)
+    target = target_of(layer, None, "user", out, golden, force=force)
     tell(commands.revert(number, target, by(author, note), judge=judge_of(golden)), target, as_json=as_json)
 
 
-def target_of(layer: str | None, base: str, kind: str, out: Path | None, golden: Path | None, *, force: bool) -> Target:
+def target_of(
+    layer: str | None, base: str | None, kind: str, out: Path | None, golden: Path | None, *, force: bool
+) -> Target:
     """Return where an edit goes: the layer named; else `local`, unless it is for a file alone."""
     from policies.commands import DEFAULT_LAYER, Target
 
@@ -203,12 +216,20 @@ def target_of(layer: str | None, base: str, kind: str, out: Path | None, golden:
         raise UsageError("--force speaks of a golden set; give --golden FILE with it.")
     return Target(
         layer=layer or (None if out is not None else DEFAULT_LAYER),
-        below=base,
+        below=base or _base_in_use(),
         kind=cast("Literal['platform', 'community', 'user']", kind),
         out=out,
         golden=golden,
         force=force,
     )
+
+
+def _base_in_use() -> str:
+    """Return the policy that a scan takes where none is named: an edit then changes what is in use."""
+    from guard.api import policy_name
+    from guard.config import load_settings
+
+    return policy_name(load_settings())
 
 
 def by(author: str | None, note: str) -> By:
@@ -243,11 +264,12 @@ def tell(outcome: Outcome, target: Target, *, as_json: bool) -> None:
     """Print what an edit led to, and how to use it."""
     policy = outcome.policy
     use = str(target.out) if target.out is not None else f"layer:{target.layer}"
+    notes = [*outcome.notes, *_example_notes(outcome)]
     if as_json:
         print_json(
             {
                 "changed": list(outcome.changed),
-                "notes": list(outcome.notes),
+                "notes": notes,
                 "layer": target.layer,
                 "edit": outcome.history.version if target.layer is not None and outcome.changed else None,
                 "file": None if target.out is None else str(target.out),
@@ -258,9 +280,23 @@ def tell(outcome: Outcome, target: Target, *, as_json: bool) -> None:
         return
     states = ", ".join(f"{name} is {_state(outcome, name)}" for name in outcome.changed)
     print(safe(f"Changed: {states}." if states else "Nothing changed."))
-    for note in outcome.notes:
+    for note in notes:
         print(safe(note))
     print(f"Use it with: --policy {safe(use)}")
+
+
+def _example_notes(outcome: Outcome) -> list[str]:
+    """Embed the examples of the rules that were changed while their clips are there; say what they are good for."""
+    from guard.config import load_settings
+    from serve.policy_judging import prepare
+
+    touched = {name: rule for name in outcome.changed if (rule := outcome.policy.rules.get(name)) is not None}
+    found = prepare(load_settings(), replace(outcome.policy, rules=touched))
+    counted = [
+        f"{name}: {count} example{'s' if count > 1 else ''} to compare with. {_FEW if count < _MANY else _ENOUGH}"
+        for name, count in found.counted
+    ]
+    return [*counted, *found.problems]
 
 
 def _state(outcome: Outcome, name: str) -> str:
