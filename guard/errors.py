@@ -5,16 +5,14 @@ GuardError
         InvalidConfig           invalid_config
         PolicyNotFound          policy_not_found
         InvalidPolicy           invalid_policy
+            RuleLocked          rule_locked
+            LayerChanged        layer_changed
         InvalidManifest         invalid_manifest
         UnknownPart             unknown_part
         MissingExtra            missing_extra
         ResumeMismatch          resume_mismatch
         CalibrationMismatch     calibration_mismatch
         InfeasibleTarget        infeasible_target
-        Unauthenticated         unauthenticated
-        Forbidden               forbidden
-        NotFound                not_found
-        Conflict                conflict
     InputError                  one input is at fault; the others go on
         InputNotFound           input_not_found
         InputUnreadable         input_unreadable
@@ -92,6 +90,17 @@ class InvalidPolicy(UsageError):
     default_hint = "Check the file with `guard policy lint FILE`."
 
 
+class RuleLocked(InvalidPolicy):
+    code = "rule_locked"
+    default_hint = "Ask whoever owns the layer that holds the lock."
+
+
+class LayerChanged(InvalidPolicy):
+    code = "layer_changed"
+    default_hint = "Read the layer again and repeat the edit."
+    retryable = True
+
+
 class InvalidManifest(UsageError):
     code = "invalid_manifest"
     default_hint = "A manifest line holds path, labels, split and group; see docs/files.md."
@@ -120,26 +129,6 @@ class CalibrationMismatch(UsageError):
 class InfeasibleTarget(UsageError):
     code = "infeasible_target"
     default_hint = "Raise the target, label more calibration clips, or use --budget."
-
-
-class Unauthenticated(UsageError):
-    code = "unauthenticated"
-    default_hint = "Send `Authorization: Bearer KEY`; make a key with `guard keys create`."
-
-
-class Forbidden(UsageError):
-    code = "forbidden"
-    default_hint = "Use a key with the scope that the message names."
-
-
-class NotFound(UsageError):
-    code = "not_found"
-    default_hint = "Check the id; what belongs to another tenant is not found either."
-
-
-class Conflict(UsageError):
-    code = "conflict"
-    default_hint = "Look at it again: somebody was faster."
 
 
 class InputError(GuardError):
