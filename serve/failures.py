@@ -9,6 +9,7 @@ from types import MappingProxyType
 
 from guard import errors
 from guard.errors import GuardError
+from serve import request_errors
 
 
 class Exit(IntEnum):
@@ -50,16 +51,23 @@ FAILURES: Mapping[type[GuardError], Failure] = MappingProxyType(
         errors.InvalidConfig: _usage(400),
         errors.PolicyNotFound: _usage(404),
         errors.InvalidPolicy: _usage(422),
+        errors.RuleLocked: _usage(403),
+        errors.LayerChanged: _usage(409),
         errors.InvalidManifest: _usage(422),
         errors.UnknownPart: _usage(400),
         errors.MissingExtra: _usage(501),
         errors.ResumeMismatch: _usage(409),
         errors.CalibrationMismatch: _usage(409),
         errors.InfeasibleTarget: _usage(422),
-        errors.Unauthenticated: _usage(401),
-        errors.Forbidden: _usage(403),
-        errors.NotFound: _usage(404),
-        errors.Conflict: _usage(409),
+        request_errors.InvalidRequest: _usage(422),
+        request_errors.Unauthorized: _usage(401),
+        request_errors.Forbidden: _usage(403),
+        request_errors.NotFound: _usage(404),
+        request_errors.MethodNotAllowed: _usage(405),
+        request_errors.Gone: _usage(410),
+        request_errors.Conflict: _usage(409),
+        request_errors.IdempotencyMismatch: _usage(422),
+        request_errors.SyncTimeout: _usage(504),
         errors.InputError: _input(422),
         errors.InputNotFound: _input(404),
         errors.InputUnreadable: _input(422),
@@ -86,7 +94,7 @@ FAILURES: Mapping[type[GuardError], Failure] = MappingProxyType(
         errors.VlmUnusable: Failure(502, Exit.SOME_UNDECIDED),
     }
 )
-"""Every class of `guard.errors`; a test keeps it complete."""
+"""Every class of `guard.errors` and `serve.request_errors`; a test keeps it complete."""
 
 
 def failure_of(error: type[GuardError] | GuardError) -> Failure:
