@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from guard.errors import InvalidPolicy
+from guard.errors import RuleLocked
 from policies.patch import STRICTNESS, Patch, above, claimant, given
 
 _ADDABLE = {"state", "exemplars", "locked"}
@@ -25,7 +25,7 @@ def is_locked(category: str, patches: Mapping[str, Patch]) -> str | None:
 
 
 def check_lock(patch: Patch, below: Mapping[str, Patch], layer: str, locker: Callable[[str], str]) -> None:
-    """Raise `InvalidPolicy` where `patch` loosens a rule that is locked in `below`.
+    """Raise `RuleLocked` where `patch` loosens a rule that is locked in `below`.
 
     Args:
         patch: what the upper layer says.
@@ -39,7 +39,7 @@ def check_lock(patch: Patch, below: Mapping[str, Patch], layer: str, locker: Cal
     if lock is None or reason is None:
         return
     under = "" if lock == patch.category else f" (which covers {patch.category!r})"
-    raise InvalidPolicy(
+    raise RuleLocked(
         f"Layer {layer!r} {reason}, but the rule {lock!r}{under} is locked by {locker(lock)!r}.",
         hint=f"Ask whoever owns {locker(lock)!r}, or be stricter: raise the state, or add examples that violate.",
     )

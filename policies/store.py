@@ -17,7 +17,7 @@ from typing import get_args
 from pydantic import ValidationError
 
 from guard.config import Settings, load_settings
-from guard.errors import BackendError, InvalidPolicy, PolicyNotFound
+from guard.errors import BackendError, InvalidPolicy, LayerChanged, PolicyNotFound
 from guard.types import Policy
 from policies import load, schema
 from policies.canonical import patch_to_plain
@@ -126,15 +126,14 @@ class PolicyStore:
             outcome = edit(history, self.below(history))
             if outcome.history.version == history.version or self._append(name, outcome.history.edits[-1]):
                 return outcome
-        raise InvalidPolicy(f"The layer {name!r} changed {_ATTEMPTS} times while one edit was made; try again.")
+        raise LayerChanged(f"The layer {name!r} changed {_ATTEMPTS} times while one edit was made; try again.")
 
     def append(self, name: str, edit: Edit, *, expected_version: int) -> None:
-        """Keep an edit made on top of `expected_version`. Raises `InvalidPolicy` where that is not the newest."""
+        """Keep an edit made on top of `expected_version`. Raises `LayerChanged` where that is not the newest."""
         if edit.number != expected_version + 1 or not self._append(name, edit):
             newest = self.history(name).version
-            raise InvalidPolicy(
-                f"The layer {name!r} is at version {newest}, the edit was made on {expected_version}.",
-                hint="Read the layer again and repeat the edit.",
+            raise LayerChanged(
+                f"The layer {name!r} is at version {newest}, the edit was made on {expected_version}."
             )
 
     def _append(self, name: str, edit: Edit) -> bool:

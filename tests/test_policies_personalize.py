@@ -2,7 +2,7 @@
 
 import pytest
 
-from guard.errors import InvalidPolicy
+from guard.errors import InvalidPolicy, RuleLocked
 from guard.types import Exemplar
 from policies import names, personalize
 from policies.compose import compose
@@ -91,7 +91,7 @@ def test_unblock_of_a_root_says_which_rules_below_it_stay(empty):
 
 
 def test_unblock_of_a_locked_rule_names_the_lock(empty):
-    with pytest.raises(InvalidPolicy, match=r"'sexual\.minors' is locked by 'default'") as caught:
+    with pytest.raises(RuleLocked, match=r"'sexual\.minors' is locked by 'default'") as caught:
         unblock(empty, "sexual.minors")
     assert "default" in caught.value.hint
 

@@ -71,7 +71,7 @@ def test_a_rule_with_examples_is_judged_and_one_without_is_not(setup, background
     assert route(policy, looks_like).reason is RouteReason.CONFIDENT_VIOLATION
     opposite = fitted.score(moments(np.random.default_rng(2), -6.0), SECONDS)
     assert route(policy, opposite).reason is RouteReason.CONFIDENT_CLEAR
-    doubtful = fitted.score(moments(np.random.default_rng(3), 4.0), SECONDS)
+    doubtful = fitted.score(moments(np.random.default_rng(4), 3.0), SECONDS)
     assert route(policy, doubtful).path == "slow"
 
 

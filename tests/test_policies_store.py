@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from guard.errors import BackendError, InvalidPolicy, PolicyNotFound
+from guard.errors import BackendError, InvalidPolicy, LayerChanged, PolicyNotFound, RuleLocked
 from guard.types import Exemplar
 from policies import personalize
 from policies.load import load_policy, parse_policy
@@ -59,7 +59,7 @@ def test_a_lock_below_holds_and_is_named(store):
     store.create("acme", kind="community")
     store.create("alice", below="layer:acme")
     store.update("acme", lambda h, below: personalize.lock(h, "violence", below=below, by=BY))
-    with pytest.raises(InvalidPolicy, match=r"'violence'.*locked by 'acme'"):
+    with pytest.raises(RuleLocked, match=r"'violence'.*locked by 'acme'"):
         store.update("alice", lambda h, below: personalize.unblock(h, "Fighting", below=below, by=BY))
     assert store.history("alice").version == 0
 
@@ -69,7 +69,7 @@ def test_a_lock_that_comes_later_makes_the_upper_layer_fail_loudly(store):
     store.create("alice", below="layer:acme")
     store.update("alice", lambda h, below: personalize.unblock(h, "violence", below=below, by=BY))
     store.update("acme", lambda h, below: personalize.lock(h, "violence", below=below, by=BY))
-    with pytest.raises(InvalidPolicy, match="locked by 'acme'"):
+    with pytest.raises(RuleLocked, match="locked by 'acme'"):
         store.effective("alice")
 
 
@@ -129,7 +129,7 @@ def test_an_edit_on_an_old_version_is_refused(store):
     below = store.below(old)
     stale = personalize.block(old, "parkour", below=below, by=BY, definition="x").history.edits[0]
     block(store, "acme", "juggling", definition="y")
-    with pytest.raises(InvalidPolicy, match=r"at version 1, the edit was made on 0"):
+    with pytest.raises(LayerChanged, match=r"at version 1, the edit was made on 0"):
         store.append("acme", stale, expected_version=0)
     assert set(store.history("acme").patches()) == {"custom.juggling"}
 
@@ -139,7 +139,7 @@ def test_an_edit_that_would_leave_a_hole_is_refused(store):
     below = store.below(first)
     two = personalize.block(first, "a", below=below, by=BY, definition="x").history
     three = personalize.block(two, "b", below=below, by=BY, definition="x").history
-    with pytest.raises(InvalidPolicy, match="version 0"):
+    with pytest.raises(LayerChanged, match="version 0"):
         store.append("acme", three.edits[-1], expected_version=1)
     assert store.history("acme").version == 0
 
