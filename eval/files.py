@@ -127,9 +127,13 @@ class Collector:
     get: str
     items: list[Item] = field(default_factory=list)
     missing: list[Missing] = field(default_factory=list)
+    duplicates: int = 0
+    _names: set[tuple[str, str]] = field(default_factory=set)
 
     def video(self, path: Path | None, gold: Gold, *, wanted: str, policy: str = "") -> None:
         """Add a video; `path` None or not there makes it a missing one."""
+        if not self._is_new(gold, policy):
+            return
         if path is None or not path.is_file():
             self.missing.append(Missing(name=wanted, get=self.get))
             return
@@ -137,7 +141,16 @@ class Collector:
 
     def text(self, text: str, gold: Gold, *, policy: str = "") -> None:
         """Add a text."""
+        if not self._is_new(gold, policy):
+            return
         self._add("text", gold, policy, text=text)
+
+    def _is_new(self, gold: Gold, policy: str) -> bool:
+        if (gold.name, policy) in self._names:
+            self.duplicates += 1
+            return False
+        self._names.add((gold.name, policy))
+        return True
 
     def _add(self, kind: Kind, gold: Gold, policy: str, **content: Any) -> None:
         identifier = sample_id(self.benchmark, gold.name, policy)

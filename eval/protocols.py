@@ -109,9 +109,7 @@ def policy_cases(scored: Scored) -> dict[str, Any]:
         if gold.default_unsafe is not None
     ]
     variants = dict.fromkeys(a.variant for a in answers)
-    same = {
-        v: cases.consistency(answers, "default", v) for v in variants if v in ("permuted", "rephrased", "random-set")
-    }
+    same = {v: cases.consistency(answers, "default", v) for v in variants if v in ("permuted", "rephrased")}
     by_variant = {v: cases.four_cases([a for a in answers if a.variant == v]) for v in variants}
     return {**cases.four_cases(answers), "consistency_with_default": same, "by_variant": by_variant}
 

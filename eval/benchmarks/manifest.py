@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.building import finish
 from eval.files import Collector, LabelFiles, as_object
-from eval.policies_of import policy_of
 from eval.rendering import scratch, write_tiny
 from eval.types import About, Benchmark, Column, Gold
 from fast_path.dataset import Row, read_manifest
@@ -108,16 +108,7 @@ def benchmark_of(
             spans_seconds=((row.start_seconds, end),) if row.labels and end is not None else None,
         )
         found.video(row.path, gold, wanted=shown)
-    return Benchmark(
-        name=name,
-        about=about,
-        columns=tuple(columns),
-        items=tuple(found.items),
-        missing=tuple(found.missing),
-        expected=found.expected,
-        policies={"": policy_of(columns, name=name)},
-        data_hash=files.hash,
-    )
+    return finish(found, about, columns, data_hash=files.hash)
 
 
 def miniature(data: Path) -> Config:

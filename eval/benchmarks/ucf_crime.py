@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from eval.building import finish
 from eval.files import Collector, LabelFiles, VideoFolder, pick
-from eval.policies_of import policy_of
 from eval.rendering import scratch, write_tiny
 from eval.types import About, Benchmark, Column, Gold
 from guard.errors import InvalidManifest
@@ -69,17 +69,13 @@ def build(config: Config) -> Benchmark:
             spans_frames=spans,
         )
         found.video(videos.get(stem), gold, wanted=f"{stem}.mp4")
-    return Benchmark(
-        name="ucf_crime",
-        about=ABOUT,
-        columns=COLUMNS,
-        items=tuple(found.items),
-        missing=tuple(found.missing),
-        expected=found.expected,
-        policies={"": policy_of(COLUMNS, name="ucf-crime")},
+    return finish(
+        found,
+        ABOUT,
+        COLUMNS,
+        data_hash=files.hash,
         protocols=("frames_ucf",),
         subsets={"without RoadAccidents and Arrest": frozenset({"RoadAccidents", "Arrest"})},
-        data_hash=files.hash,
     )
 
 

@@ -1,11 +1,12 @@
-"""The policy that a benchmark is judged under: one blocking rule for each category that its columns accept."""
+"""What every benchmark is finished with: its policy, one blocking rule for each category that its columns accept."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 
-from eval.types import Column
+from eval.files import Collector
+from eval.types import DEFAULT_POLICY, About, Benchmark, Column
 from guard import taxonomy
 from guard.types import Policy, Rule
 from policies.canonical import make_policy
@@ -39,3 +40,32 @@ def _rules(category: str) -> Iterator[Rule]:
         rule = load_policy(name).rules.get(category)
         if rule is not None and rule.definition:
             yield replace(rule, state="block", thresholds=None, extends="", locked=False)
+
+
+def finish(
+    found: Collector,
+    about: About,
+    columns: Sequence[Column],
+    *,
+    data_hash: str,
+    policies: Mapping[str, Policy] | None = None,
+    protocols: tuple[str, ...] = (),
+    subsets: Mapping[str, frozenset[str]] | None = None,
+    notes: Sequence[str] = (),
+) -> Benchmark:
+    """Return the benchmark of what was collected; without `policies` there is one, made of the columns."""
+    if found.duplicates:
+        notes = (*notes, f"{found.duplicates} entries name a sample that an earlier one named; the first counts.")
+    return Benchmark(
+        name=found.benchmark,
+        about=about,
+        columns=tuple(columns),
+        items=tuple(found.items),
+        missing=tuple(found.missing),
+        expected=found.expected,
+        policies=policies or {DEFAULT_POLICY: policy_of(columns, name=found.benchmark)},
+        protocols=protocols,
+        subsets=subsets or {},
+        notes=tuple(notes),
+        data_hash=data_hash,
+    )
