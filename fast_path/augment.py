@@ -55,7 +55,6 @@ def augment_maps(pairs: Tensor, burst: Tensor, rng: np.random.Generator) -> tupl
     pairs = torch.where(mirrored.reshape(count, 1, 1, 1, 1), pairs.flip(-1), pairs)
     burst = torch.where(mirrored.reshape(count, 1, 1, 1), burst.flip(-1), burst)
     speed = torch.from_numpy(np.exp(rng.normal(0, 0.25, count)).astype(np.float32)).reshape(count, 1, 1, 1)
-    factors = torch.ones(pairs.shape[2])
     moved = torch.cat(
         [pairs[:, :, :1] * (sign * speed)[:, None], pairs[:, :, 1:3] * speed[:, None], pairs[:, :, 3:]], 2
     )
@@ -63,7 +62,7 @@ def augment_maps(pairs: Tensor, burst: Tensor, rng: np.random.Generator) -> tupl
     shift = torch.from_numpy(rng.normal(0, 0.08, (count, 3, 1, 1)).astype(np.float32))
     burst = torch.cat([burst[:, :3] * gain + shift, burst[:, 3:]], 1)
     keep = _kept_blocks(count, pairs.shape[-2:], rng)
-    return moved * factors.reshape(1, 1, -1, 1, 1) * keep[:, None], burst * keep
+    return moved * keep[:, None], burst * keep
 
 
 def _framed(clip: UInt8Array, rng: np.random.Generator) -> list[Picture]:

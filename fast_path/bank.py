@@ -35,7 +35,7 @@ class BankSettings:
     encoder: str
     encoder_settings: dict[str, Any]
     passes: int = 9
-    """The clean pass that validation uses, and this many less one augmented ones."""
+    """The clean pass that validation uses, and this many less one altered ones of what is trained on."""
     seed: int = 0
     min_bursts: int = 8
     gap_seconds: float = 2.0
@@ -82,8 +82,9 @@ def _mapped(make: Callable[[dataset.Row], Any], rows: Sequence[dataset.Row], wor
 
 def _example(row: dataset.Row, settings: BankSettings, cache: FeatureCache) -> Example | InputError:
     encoder = _encoder(settings)
+    count = settings.passes if row.split == "train" else 1  # only what is learned from is altered
     marks = {
-        "passes": settings.passes,
+        "passes": count,
         "seed": settings.seed,
         "min_bursts": settings.min_bursts,
         "gap": settings.gap_seconds,
@@ -91,23 +92,22 @@ def _example(row: dataset.Row, settings: BankSettings, cache: FeatureCache) -> E
         "end": row.end_seconds,
         "spacing": encoder.clip_spacing_seconds,
         "side": encoder.input_side_px,
-        "version": 3,
+        "version": 4,
     }
     try:
         arrays = cache.get(
-            cache.key(row.sha256, encoder.front_fingerprint, marks), partial(_arrays, row, settings, encoder)
+            cache.key(row.sha256, encoder.front_fingerprint, marks), partial(_arrays, row, settings, encoder, count)
         )
     except InputError as error:
         return error
-    passes = range(settings.passes)
     return Example(
         row=row,
-        features=tuple(arrays[f"features{index}"] for index in passes),
-        seconds=tuple(arrays[f"seconds{index}"] for index in passes),
+        features=tuple(arrays[f"features{index}"] for index in range(count)),
+        seconds=tuple(arrays[f"seconds{index}"] for index in range(count)),
     )
 
 
-def _arrays(row: dataset.Row, settings: BankSettings, encoder: TrainableEncoder) -> Arrays:
+def _arrays(row: dataset.Row, settings: BankSettings, encoder: TrainableEncoder, passes: int) -> Arrays:
     rng = np.random.default_rng([settings.seed, int(row.sha256[:12], 16)])
     frames, spacing = encoder.clip_frames, encoder.clip_spacing_seconds
     length = dataset.duration_seconds(row)
@@ -116,7 +116,7 @@ def _arrays(row: dataset.Row, settings: BankSettings, encoder: TrainableEncoder)
         dataset.even_plan(length, frames=frames, spacing=spacing, min_bursts=least, gap=settings.gap_seconds),
         *(
             dataset.random_plan(length, frames=frames, spacing=spacing, rng=rng, min_bursts=least)
-            for _ in range(settings.passes - 1)
+            for _ in range(passes - 1)
         ),
     ]
     arrays: Arrays = {}

@@ -20,14 +20,19 @@ def write(
     results: Mapping[str, Table],
     recipe: str,
     parameters: int,
+    frozen: bool = False,
     notes: str = "",
 ) -> str:
-    """Return the card as Markdown; `results` maps a model or baseline to its table on the validation split."""
+    """Return the card as Markdown; `results` maps a model or baseline to its table on the validation split.
+
+    `frozen`: the encoder came pretrained and was not changed, so that `parameters` are the head's.
+    """
+    made = "in the head; the encoder is pretrained and was not changed" if frozen else "trained from scratch"
     lines = [
         f"# Model card: {name}",
         "",
         f"A fast screen for {', '.join(f'`{c}`' for c in categories)}.",
-        f"{parameters:,} learned parameters, trained from scratch. It ranks videos for routing; it does not",
+        f"{parameters:,} learned parameters, {made}. It ranks videos for routing; it does not",
         "decide alone: calibrate it (`guard calibrate`) on your own footage before a threshold means anything.",
         "",
         "## Data",

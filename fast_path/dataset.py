@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -16,8 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from guard import taxonomy
-from guard.errors import InvalidManifest, Undecodable
+from guard.errors import InvalidManifest, NoVideoStream, Undecodable
+from guard.limits import Limits
 from guard.types import Float64Array, UInt8Array
+from guard.video.av_frame import Painter
 
 STILLS = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".webp"})
 WINDOW_SECONDS = 2.0  # what training shows of a clip at once
@@ -57,6 +60,36 @@ def read_manifest(path: Path) -> list[Row]:
                 f"{path}: group {row.group!r} is in the splits {splits[row.group]!r} and {row.split!r}."
             )
     return rows
+
+
+def check_splits(rows: Sequence[Row]) -> None:
+    """Raise `InvalidManifest` where a group, or one content under two names, is in two splits.
+
+    Of rows that were read from several manifests: one manifest alone keeps its groups together.
+    """
+    for kind in ("group", "sha256"):
+        first: dict[str, Row] = {}
+        for row in rows:
+            name = str(getattr(row, kind))
+            seen = first.setdefault(name, row)
+            if seen.split != row.split:
+                raise InvalidManifest(
+                    f"The {kind} {name!r} is in two splits: {seen.path} in {seen.split!r}, {row.path} in "
+                    f"{row.split!r}.",
+                    hint="What is measured on must not be learned from: move one of them.",
+                )
+
+
+def left_open(row: Row, categories: Sequence[str]) -> str | None:
+    """Return the first category of which the labels of `row` say neither yes nor no, if there is one.
+
+    `violence` may or may not be `violence.fighting`; as a negative it would teach the classifier to pass fights.
+    """
+    for category in categories:
+        below = any(taxonomy.covers(category, label) for label in row.labels)
+        if not below and any(taxonomy.covers(label, category) for label in row.labels):
+            return category
+    return None
 
 
 def targets(rows: Sequence[Row], categories: Sequence[str]) -> NDArray[np.float32]:
@@ -122,39 +155,55 @@ def duration_seconds(row: Row) -> float:
     if row.still:
         return 0.0
     with _opened(row.path) as container:
-        stream = container.streams.video[0]
-        times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+        stream = _video_stream(container, row.path)
+        try:
+            times = [packet.pts for packet in container.demux(stream) if packet.pts is not None]
+        except (av.error.FFmpegError, UnicodeDecodeError) as error:
+            raise Undecodable(f"{row.path} cannot be read to its end: {error}.") from error
         span = float((max(times) - min(times)) * (stream.time_base or 0)) if times else 0.0
     end = span if row.end_seconds is None else min(span, row.end_seconds)
     return max(0.0, end - row.start_seconds)
 
 
 def _nearest(row: Row, times: Float64Array, side_px: int) -> tuple[UInt8Array, NDArray[np.int64]]:
-    """Decode once; return the frames that are nearest to any of `times`, and for each time which of them."""
+    """Decode once; return the frames that are nearest to any of `times`, and for each time which of them.
+
+    Only those are kept and scaled: an hour of footage holds a hundred thousand others.
+    """
     kept: list[UInt8Array] = []
     owner = np.zeros(len(times), np.int64)
-    distance = np.full(len(times), np.inf)
+    painter = Painter(side_px, Limits())
+    before: tuple[float, av.VideoFrame] | None = None
+    owned = 0  # times whose nearest frame is known
+
+    def settle(until: int) -> None:
+        nonlocal owned
+        if before is not None and until > owned:
+            owner[owned:until] = len(kept)
+            kept.append(_painted(before[1], side_px, painter))
+            owned = until
+
     try:
         for seconds, frame in _frames(row):
-            closer = np.abs(times - seconds) < distance
-            if closer.any():
-                distance[closer] = np.abs(times[closer] - seconds)
-                owner[closer] = len(kept)
-                kept.append(_scaled(frame, side_px))
-            if kept and seconds > times[-1]:
+            if before is not None and seconds <= before[0]:
+                continue  # out of order, which a decoder does only to broken streams
+            if before is not None:  # halfway between two frames belongs to the first
+                settle(int(np.searchsorted(times, (before[0] + seconds) / 2, side="right")))
+            before = (seconds, frame)
+            if owned == len(times):
                 break
     except (av.error.FFmpegError, UnicodeDecodeError) as error:
-        if not kept:
-            raise Undecodable(f"{row.path} cannot be decoded: {error}.") from error
-    if not kept:
+        reached = "nowhere" if before is None else f"{before[0]:.1f} s"
+        raise Undecodable(f"{row.path} cannot be decoded beyond {reached}: {error}.") from error
+    if before is None:
         raise Undecodable(f"{row.path} gave no frame.")
-    used, owner = np.unique(owner, return_inverse=True)
-    return np.stack([kept[index] for index in used]), owner
+    settle(len(times))
+    return np.stack(kept), owner
 
 
 def _frames(row: Row) -> Iterator[tuple[float, av.VideoFrame]]:
     with _opened(row.path) as container:
-        stream = container.streams.video[0]
+        stream = _video_stream(container, row.path)
         stream.thread_count = 1
         first: float | None = None
         for frame in container.decode(stream):
@@ -174,6 +223,17 @@ def _opened(path: Path) -> Any:
         return av.open(str(path), metadata_errors="ignore")
     except (av.error.FFmpegError, OSError) as error:
         raise Undecodable(f"{path} cannot be opened: {error}.") from error
+
+
+def _video_stream(container: Any, path: Path) -> Any:
+    if not container.streams.video:
+        raise NoVideoStream(f"{path} holds no video stream.")
+    return container.streams.video[0]
+
+
+def _painted(frame: av.VideoFrame, side_px: int, painter: Painter) -> UInt8Array:
+    """A phone stores upright pictures lying, with a note to turn them: they are turned here as for scoring."""
+    return painter.paint(frame) if frame.rotation else _scaled(frame, side_px)
 
 
 def _scaled(frame: av.VideoFrame, side_px: int) -> UInt8Array:
@@ -210,9 +270,18 @@ def _lines(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def _row(raw: dict[str, Any], manifest: Path, number: int) -> Row:
     where = f"{manifest}, line {number}"
+    if not isinstance(raw, dict):
+        raise InvalidManifest(f"{where} must hold an object; got {raw!r}.")
     missing = [name for name in ("path", "labels", "split", "group") if name not in raw]
     if missing:
         raise InvalidManifest(f"{where} lacks {', '.join(missing)}.")
+    if not isinstance(raw["labels"], list) or not all(isinstance(label, str) for label in raw["labels"]):
+        raise InvalidManifest(
+            f"{where}: labels must be a list of category ids, empty for benign; got {raw['labels']!r}."
+        )
+    start, end = (_seconds(raw, name, where) for name in ("start_s", "end_s"))
+    if end is not None and end <= (start or 0.0):
+        raise InvalidManifest(f"{where}: end_s must be after start_s; got {start or 0.0:g} and {end:g}.")
     for label in raw["labels"]:
         if not taxonomy.is_known(label):
             guess = taxonomy.suggestion(label)
@@ -227,11 +296,22 @@ def _row(raw: dict[str, Any], manifest: Path, number: int) -> Row:
         split=str(raw["split"]),
         group=str(raw["group"]),
         sha256=raw.get("sha256") or _sha256(path),
-        start_seconds=float(raw.get("start_s") or 0.0),
-        end_seconds=float(raw["end_s"]) if raw.get("end_s") is not None else None,
+        start_seconds=start or 0.0,
+        end_seconds=end,
         still=path.suffix.lower() in STILLS,
         extra={name: value for name, value in raw.items() if name not in known},
     )
+
+
+def _seconds(raw: dict[str, Any], name: str, where: str) -> float | None:
+    given = raw.get(name)
+    try:
+        value = None if given is None else float(given)
+    except (TypeError, ValueError):
+        value = math.nan
+    if value is not None and not 0 <= value < math.inf:
+        raise InvalidManifest(f"{where}: {name} must be seconds, 0 or more; got {given!r}.")
+    return value
 
 
 def _sha256(path: Path) -> str:

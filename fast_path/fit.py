@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -18,7 +19,7 @@ from fast_path.bank import Example, Progress
 from fast_path.dataset import WINDOW_SECONDS
 from fast_path.head import TemporalHead
 from fast_path.interfaces import TrainableEncoder
-from guard.errors import ResumeMismatch
+from guard.errors import InvalidConfig, ResumeMismatch
 
 APART_SECONDS = 100.0
 BINARY = nn.functional.binary_cross_entropy_with_logits
@@ -91,7 +92,7 @@ def fit(
     schedule = torch.optim.lr_scheduler.OneCycleLR(
         optimizer, settings.learning_rate, total_steps=settings.epochs * sampler.steps, pct_start=0.15
     )
-    signature = _signature(encoder, train, val, settings)
+    signature = _signature(encoder, head, (*train, *val), settings)
     state = _State(epoch=0, best_loss=float("inf"), best_epoch=-1, average={}, best={})
     if state_path.exists():
         state = _resume(state_path, signature, both, optimizer, schedule)
@@ -228,6 +229,7 @@ def _step(
         whole = torch.ones(times.shape, dtype=torch.bool)
         for moments in head.members(joined, times, whole):
             loss = loss + settings.splice_weight * BINARY(head.pool(moments, whole), soft[thirds].amax(1))
+    _check_finite(float(loss.detach()), "training")
     optimizer.zero_grad()
     loss.backward()  # type: ignore[no-untyped-call]  # torch has no annotation for it
     nn.utils.clip_grad_norm_(parameters, 2.0)
@@ -268,10 +270,19 @@ def _validate(
     if len(val):
         scores = np.clip(predict(encoder, head, val), 1e-4, 1 - 1e-4)
         loss = float(-np.mean(targets * np.log(scores) + (1 - targets) * np.log(1 - scores)))
+    _check_finite(loss, "validation")  # it would never be the best, and the weights of no epoch would be kept
     if loss < state.best_loss or not len(val):
         state.best_loss, state.best_epoch = loss, state.epoch
         state.best = {name: value.clone() for name, value in state.average.items()}
     both.load_state_dict(current)
+
+
+def _check_finite(loss: float, which: str) -> None:
+    if not math.isfinite(loss):
+        raise InvalidConfig(
+            f"Training diverged: the {which} loss is {loss}.",
+            hint="Lower the learning rate, or look for broken values in the encoder's features.",
+        )
 
 
 def _allowed(settings: FitSettings, state: _State) -> int:
@@ -279,11 +290,14 @@ def _allowed(settings: FitSettings, state: _State) -> int:
 
 
 def _signature(
-    encoder: TrainableEncoder, train: Sequence[Example], val: Sequence[Example], settings: FitSettings
+    encoder: TrainableEncoder, head: TemporalHead, examples: Sequence[Example], settings: FitSettings
 ) -> str:
-    content = [[e.row.sha256, *e.row.labels] for e in (*train, *val)]
-    text = json.dumps([encoder.front_fingerprint, encoder.settings, asdict(settings), content], sort_keys=True)
-    return hashlib.sha256(text.encode()).hexdigest()
+    rows = [
+        [e.row.sha256, e.row.split, e.row.start_seconds, e.row.end_seconds, len(e.features), *e.row.labels]
+        for e in examples
+    ]
+    parts = [encoder.front_fingerprint, encoder.settings, asdict(head.config), asdict(settings), rows]
+    return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 
 
 def _store(path: Path, signature: str, both: nn.Module, optimizer: Any, schedule: Any, state: _State) -> None:

@@ -16,7 +16,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from fast_path import card, checkpoint, dataset, metrics
+from fast_path import card, checkpoint, dataset, metrics, provenance
 from fast_path.bank import BankSettings, Example, Progress, build_bank
 from fast_path.features import FeatureCache
 from fast_path.fit import FitSettings, fit, predict
@@ -55,7 +55,7 @@ class TrainResult:
     table: dict[str, dict[str, metrics.Estimate]]
     """Metrics of the videos of the validation split, by category."""
     failed: tuple[str, ...]
-    """Inputs that could not be read, with the reason."""
+    """Inputs that were left out, with the reason: they cannot be read, or their labels leave a category open."""
 
 
 def train_fast(
@@ -79,12 +79,13 @@ def train_fast(
     """
     chosen = settings or TrainSettings()
     own = {"untrained_seed": seed, **(encoder_settings or {})}
-    rows = _rows([manifest] if isinstance(manifest, Path) else manifest, chosen.categories)
+    rows, ambiguous = _rows([manifest] if isinstance(manifest, Path) else manifest, chosen.categories)
     part: TrainableEncoder = plugins.load("encoder", encoder, **own)
     bank = BankSettings(encoder=encoder, encoder_settings=own, passes=chosen.passes, seed=seed)
     cache = FeatureCache(folder=chosen.cache or out / "cache")
     examples, failed = build_bank(rows, bank, cache, workers=chosen.workers, progress=progress)
     train, val = ([e for e in examples if e.row.split == split] for split in ("train", "val"))
+    _check_positives([e.row for e in train], chosen.categories, "could be read and")
     torch.manual_seed(seed)
     pieces = tuple(getattr(part, "parts", ()))  # an encoder may say that its embeddings are of several makings
     head = TemporalHead(HeadConfig(dimension=part.dimension, categories=chosen.categories, parts=pieces))
@@ -93,31 +94,45 @@ def train_fast(
     epoch = fit(part, head, train, truth[0], val, truth[1], fitting, state_path=out / "state.pt", progress=progress)
     results = {"this model": _table(part, head, val, chosen), **_baselines(val, chosen)}
     config = {
-        "encoder": {"name": encoder, "settings": part.settings},
+        "encoder": {"name": encoder, "settings": part.settings, "front": part.front_fingerprint},
         "head": asdict(head.config),
         "trained": {"seed": seed, "epoch": epoch, "passes": chosen.passes, "fit": asdict(fitting)},
     }
-    parameters = sum(p.numel() for module in (part.network, head) for p in module.parameters())
+    learned = [sum(p.numel() for p in module.parameters()) for module in (part.network, head)]
     text = card.write(
         name=f"{encoder} fast path", rows=[e.row for e in examples], categories=chosen.categories, results=results,
-        recipe=_recipe(config), parameters=parameters, notes=chosen.notes,
+        recipe=_recipe(config), parameters=sum(learned), frozen=not learned[0], notes=chosen.notes,
     )  # fmt: skip
     checkpoint.save(out, config=config, modules={"encoder": part.network, "head": head}, card=text)
-    reasons = tuple(f"{row.path}: {error.code}: {error.message}" for row, error in failed)
+    provenance.save(out, [e.row for e in examples])
+    reasons = (*ambiguous, *(f"{row.path}: {error.code}: {error.message}" for row, error in failed))
     report = {name: metrics.table_json(table) for name, table in results.items()}
-    summary = {"validation": report, "epoch": epoch, "failed": reasons, "parameters": parameters}
+    summary = {"validation": report, "epoch": epoch, "failed": reasons, "parameters": sum(learned)}
     checkpoint.write_atomically(out / METRICS, (json.dumps(summary, indent=2) + "\n").encode())
     return TrainResult(folder=out, epoch=epoch, table=results["this model"], failed=reasons)
 
 
-def _rows(manifests: Sequence[Path], categories: Sequence[str]) -> list[dataset.Row]:
-    rows = [row for path in manifests for row in dataset.read_manifest(path) if row.split in ("train", "val")]
-    training = [row for row in rows if row.split == "train"]
+def _rows(manifests: Sequence[Path], categories: Sequence[str]) -> tuple[list[dataset.Row], list[str]]:
+    """Return the rows to learn from and to stop by, and what was left out of them."""
+    everything = [row for path in manifests for row in dataset.read_manifest(path)]
+    dataset.check_splits(everything)
+    found = [row for row in everything if row.split in ("train", "val")]
+    opened = [dataset.left_open(row, categories) for row in found]
+    rows = [row for row, category in zip(found, opened, strict=True) if category is None]
+    _check_positives([row for row in rows if row.split == "train"], categories, "")
+    left = [
+        f"{row.path}: its labels ({', '.join(row.labels)}) leave open whether it shows {category}"
+        for row, category in zip(found, opened, strict=True)
+        if category is not None
+    ]
+    return rows, left
+
+
+def _check_positives(training: Sequence[dataset.Row], categories: Sequence[str], how: str) -> None:
     positives = dataset.targets(training, categories).sum(0) if training else np.zeros(len(categories))
     missing = [category for category, count in zip(categories, positives, strict=True) if count == 0]
     if missing:
-        raise InvalidManifest(f"No row of the split 'train' is labelled {', '.join(missing)}.")
-    return rows
+        raise InvalidManifest(f"No row of the split 'train' {how} is labelled {', '.join(missing)}.".replace("  ", " "))
 
 
 def _videos(examples: Sequence[Example]) -> list[Example]:

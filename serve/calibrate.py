@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
+from fast_path import provenance
 from fast_path.calibrate import CalibrationSet, calibrate, label_matrix
 from fast_path.calibration_file import CalibrationFile
 from fast_path.dataset import Row, read_manifest
@@ -108,6 +109,25 @@ def rows_of(manifest: Path, split: str) -> list[Row]:
             hint="Cut such stretches into files of their own.",
         )
     return chosen
+
+
+def check_unseen(rows: Sequence[Row], name: str | None, folder: Path | None) -> int:
+    """Return how many of `rows` helped to stop the training of the checkpoint in `folder` (None: the shipped one).
+
+    Raises:
+        InvalidManifest: some were trained on, so that scores of them prove nothing.
+    """
+    if (name or "tiny") not in CLASSIFIERS:
+        return 0
+    seen = provenance.load(folder)
+    trained = [row for row in rows if seen.trained_on(row)]
+    if trained:
+        raise InvalidManifest(
+            f"{len(trained)} of {len(rows)} clips were trained on, such as {trained[0].path.name}: scores of them "
+            "prove nothing of new ones.",
+            hint="Calibrate on another split.",
+        )
+    return sum(seen.stopped_by(row) for row in rows)
 
 
 def score(rows: Sequence[Row], detector: Detector, settings: Settings, *, step: Step | None = None) -> Scored:

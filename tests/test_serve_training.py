@@ -164,12 +164,19 @@ def test_train_fast_writes_a_checkpoint_that_calibrate_and_scan_take(
     assert {json.loads(line)["event"] for line in err.splitlines()} == {"prepare", "train"}
     target = tmp_path / "calibration.json"
     asked = ("--checkpoint", out, "--budget", 0.9, "--out", target)
-    code, _, err = guard("calibrate", "--manifest", manifest(clips, "f.jsonl"), *asked)
+    for index in range(3):
+        write_clip(tmp_path / f"still{index}.mp4", ball, 1.5 + index / 8)
+        write_clip(tmp_path / f"flash{index}.mp4", flashing, 1.7 + index / 8)
+    code, _, err = guard("calibrate", "--manifest", manifest(tmp_path, "f.jsonl"), *asked)
     assert code == Exit.OK, err
     made = CalibrationFile.load(target)
     assert (list(made.categories), made.guarantee, made.budget) == ([GENERAL], "estimate", 0.9)
     own = plugins.load("detector", "tiny", weights=out).fingerprint
     assert (made.fingerprint, made.max_gap_seconds) == (own, 2.0)
+
+    code, _, err = guard("calibrate", "--manifest", manifest(clips, "f.jsonl"), *asked)
+    assert code == Exit.USAGE
+    assert "4 of 6 clips were trained on" in err
 
     monkeypatch.setenv("GUARD_CALIBRATION", str(target))
     scan = ("scan", clips / "flash0.mp4", "--out", "-", "--policy", "flashing")

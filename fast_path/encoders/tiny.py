@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from fast_path import checkpoint, motion
 from fast_path.augment import augment_maps
 from fast_path.motion_statistics import COUNT, statistics
+from guard.errors import InvalidConfig
 from guard.types import Float32Array, UInt8Array, require
 
 CHUNK = 64  # bursts per forward pass: bounds memory on long videos
@@ -183,10 +184,22 @@ def build(config: Config) -> Encoder:
             torch.manual_seed(config.untrained_seed)
             return Encoder(config, Network(config))
     stored = checkpoint.load(config.weights)
-    settings = Config(**{**stored.config["encoder"]["settings"], "weights": config.weights})
+    described = stored.config["encoder"]
+    try:
+        settings = Config(**{**described["settings"], "weights": config.weights})
+    except TypeError as error:
+        raise InvalidConfig(f"The checkpoint in {config.weights} is not one of the encoder 'tiny': {error}.") from error
     network = Network(settings)
     checkpoint.fill(network, stored, prefix="encoder.")
-    return Encoder(settings, network)
+    encoder = Encoder(settings, network)
+    front = described.get("front", f"motion-3-L{encoder.clip_frames}")  # the maps when fronts were not yet written down
+    if front != encoder.front_fingerprint:
+        raise InvalidConfig(
+            f"The checkpoint in {config.weights} was trained on maps {front!r}; this version makes "
+            f"{encoder.front_fingerprint!r}.",
+            hint="Train it again with this version.",
+        )
+    return encoder
 
 
 def tiny() -> Encoder:

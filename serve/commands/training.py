@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from guard.errors import InvalidManifest, UsageError
+from serve.commands.slow import calibrate_slow
 from serve.terminal import fail_line, print_facts, print_json, print_rows, safe
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Shown = Annotated[str, typer.Option("--progress", help="bar, json or none, on stderr.")]
 Workers = Annotated[int | None, typer.Option(min=1, max=256, help="Decoder processes. Default: one a core.")]
 GUARANTEES = ("expected", "high_probability")
+STAGES = ("fast", "slow")
 
 
 def register(app: typer.Typer) -> None:
@@ -108,6 +110,13 @@ def calibrate(
     skip_failed: Annotated[
         bool, typer.Option("--skip-failed", help="Go on without clips that cannot be decoded to their end.")
     ] = False,
+    stage: Annotated[str, typer.Option(help="fast or slow.")] = "fast",
+    slow: Annotated[str | None, typer.Option(help="With --stage slow: base URL of the VLM server.")] = None,
+    policy: Annotated[str | None, typer.Option(help="With --stage slow: name or file of the policy.")] = None,
+    error: Annotated[float, typer.Option(help="With --stage slow: largest share of wrong labels.")] = 0.05,
+    everything: Annotated[
+        bool, typer.Option("--all", help="With --stage slow: ask it also where the fast path is sure.")
+    ] = False,
     workers: Workers = None,
     as_json: AsJson = False,
     progress: Shown = "bar",
@@ -116,11 +125,22 @@ def calibrate(
 
     Give --fnr and --fpr, or --budget. A target that the clips cannot prove is refused (exit code 2) with the one that
     they can. Use the file with the setting `calibration` or GUARD_CALIBRATION.
+
+    With --stage slow, choose how sure the VLM must be to settle a rule: give --slow and --error. Killed, it goes on
+    with the same command. Use the file with GUARD_SLOW_CALIBRATION.
     """
     from guard.config import load_settings
     from serve import calibrate as calibration
     from serve.stages import make_stages
 
+    if stage not in STAGES:
+        raise UsageError(f"--stage takes {', '.join(STAGES)}; got {stage!r}.")
+    if stage == "slow":
+        calibrate_slow(
+            manifest, out, split=split, slow=slow, error=error, delta=delta, everything=everything, workers=workers,
+            policy=policy, as_json=as_json, progress=progress,
+        )  # fmt: skip
+        return
     if guarantee not in GUARANTEES:
         raise UsageError(f"--guarantee takes {', '.join(GUARANTEES)}; got {guarantee!r}.")
     target = calibration.Target(
@@ -137,6 +157,12 @@ def calibrate(
     settings = load_settings(workers=workers, fast_checkpoint=checkpoint)
     model = calibration.detector_of(detector, settings.fast_checkpoint)
     calibration.check_categories(model, target)
+    stopped = calibration.check_unseen(rows, detector, settings.fast_checkpoint)
+    if stopped:
+        fail_line(
+            f"note: {stopped} of {len(rows)} clips chose the epoch that training kept. Scores of them are a little too "
+            "good, and so is what is proven; clips that training never saw are better."
+        )
     with make_stages(progress) as step:
         scored = calibration.score(rows, model, settings, step=step)
     for clip in scored.unscored:
