@@ -76,7 +76,7 @@ class Finding:
     doubted: bool
     """Whether a person should look: the row is in the queue."""
     flagged: bool
-    """Whether the filter leaves the row out until a person has decided; only doubted rows are."""
+    """Whether a run that drops doubtful rows leaves this one out; only doubted rows are."""
 
 
 def suspicion(view: FeatureView, detectors: Sequence[str] = DETECTORS) -> tuple[Float64Array, dict[str, Float64Array]]:

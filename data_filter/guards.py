@@ -16,6 +16,9 @@ from guard.types import Float32Array
 SIGN_AUC = 0.95
 """What a scorer that claims a sign must reach on planted examples."""
 
+SIGN_ROWS = 4096
+"""Ordinary rows that planted ones are compared with: rows are read into memory here, and more would tell no more."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SignCheck:
@@ -53,6 +56,9 @@ def sign_check(
     `describe` adds to rows what the scorer reads, with the same head as for `train`. Every query is its own column
     here: whether the copy helps *that* query is what is known for certain.
     """
+    if len(train) > SIGN_ROWS:
+        some = np.sort(np.random.default_rng(seed).permutation(len(train))[:SIGN_ROWS])
+        train = train.take(some)
     own = replace(queries, groups=tuple(f"query {i}" for i in range(len(queries))))
     plain = replace(queries, groups=(), gradients=None, adam=None, aux={})
     clean = describe(replace(plain, ids=tuple(f"planted/clean/{i}" for i in queries.ids)))
@@ -127,6 +133,13 @@ def require_sign(check: SignCheck) -> None:
             f"{check.pairs:.0%} (means {check.mean_clean:.3g} and {check.mean_wrong:.3g}).",
             hint="Use another scorer, check the labels of the queries, or train the warm-up head for longer.",
         )
+
+
+def emptied(strata: Sequence[str], kept: Int64Array) -> Mapping[str, int]:
+    """Return the label sets of which nothing was kept, with how many rows they had: a floor does not see those that
+    were left out before there was a choice."""
+    picks = {strata[i] for i in kept}
+    return {name: count for name, count in sorted(Counter(strata).items()) if name not in picks}
 
 
 def require_floor(strata: Sequence[str], kept: Int64Array, allowed: Sequence[bool], floor: int) -> Mapping[str, int]:

@@ -16,6 +16,7 @@ class Fingerprint:
 
     id: str
     sha256: str
+    """Of the file, whatever part of it the row is about: two cuts of one video leak into each other."""
     group: str
     hashes: Hashes | None = None
     """None where the clip was not decoded; only content and group are compared then."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,12 @@ def read(path: Path) -> Splits:
     by = {name: tuple(row for row in rows if row.split == name) for name in ("train", "val", "test")}
     if not by["train"]:
         raise UsageError(f"{path} has no rows of the split 'train'; it has {sorted({row.split for row in rows})}.")
+    counts = Counter(row_id(row, path.parent) for row in rows)
+    twice = [name for name, count in counts.items() if count > 1]
+    if twice:
+        raise UsageError(
+            f"{path} names {len(twice)} clips more than once, such as {twice[0]!r}.", hint="Keep one line."
+        )
     others = tuple(row for row in rows if row.split not in by)
     return Splits(pool=by["train"], queries=by["val"], test=by["test"], others=others)
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 from jinja2 import Environment, PackageLoader, select_autoescape
 
+from data_filter import guards
 from data_filter.audit import Finding
 from data_filter.clips import Failure
 from data_filter.dedup import NearPair
@@ -22,6 +23,7 @@ from data_filter.types import FeatureView, ScoreMatrix, Selection
 from guard.types import Float32Array
 
 SHOWN = 12
+SOURCES = 40  # rows of the table of sources
 BINS = 30
 
 
@@ -30,6 +32,8 @@ class Report:
     """Everything that the page shows."""
 
     pool: FeatureView
+    sources: tuple[str, ...]
+    """Where each row is from."""
     scores: ScoreMatrix
     selection: Selection
     dropped: dict[str, str]
@@ -38,7 +42,10 @@ class Report:
     thumbnails: dict[str, bytes]
     failures: tuple[Failure, ...]
     sign: SignCheck | None
-    diversity: float
+    emptied: dict[str, int]
+    """Label sets of which nothing was kept, with the rows that they had."""
+    decoded: bool
+    """Whether clips were looked at: without, look-alikes could not be found."""
     settings: dict[str, Any]
 
 
@@ -47,37 +54,41 @@ def write_report(path: Path, report: Report) -> None:
     pages = Environment(loader=PackageLoader("data_filter", "."), autoescape=select_autoescape(default=True))
     means = report.scores.mean()
     order = np.argsort(-means, kind="stable")
+    strata = report.pool.strata()
+    kept = report.selection.indices
+    doubted = [f for f in report.findings if f.doubted]
     content = pages.get_template("report.html.j2").render(
         report=report,
         total=len(report.pool),
-        kept=len(report.selection.indices),
-        table=_per_class(report),
+        kept=len(kept),
+        diversity=round(guards.effective_diversity(report.pool.need_embeddings("report")[kept]), 2),
+        table=_counts(report, strata),
+        sources=sorted(_counts(report, report.sources), key=lambda row: (-row["pool"], row["name"])),
+        most_sources=SOURCES,
         helpful=_cards(report, order[:SHOWN], means),
         harmful=_cards(report, order[::-1][:SHOWN], means),
         histograms=[(name, _bars(report.scores.values[:, j])) for j, name in enumerate(report.scores.columns)],
-        doubts=[(f, _picture(report, f.id)) for f in report.findings if f.flagged][:SHOWN],
-        doubted=sum(f.flagged for f in report.findings),
-        pairs=[
-            (
-                p,
-                *(
-                    (report.pool.ids[i], report.pool.strata()[i], _picture(report, report.pool.ids[i]))
-                    for i in (p.first, p.second)
-                ),
-            )
-            for p in report.pairs[:SHOWN]
-        ],
+        doubts=[(f, _picture(report, f.id)) for f in doubted][:SHOWN],
+        doubted=len(doubted),
+        flagged=sum(f.flagged for f in doubted),
+        pairs=[(p, *(_shown(report, strata, i) for i in (p.first, p.second))) for p in report.pairs[:SHOWN]],
     )
     atomic_write(path, content.encode())
 
 
-def _per_class(report: Report) -> list[dict[str, Any]]:
-    strata = report.pool.strata()
-    kept = Counter(strata[i] for i in report.selection.indices)
-    out = Counter(s for s, name in zip(strata, report.pool.ids, strict=True) if name in report.dropped)
+def _shown(report: Report, strata: Sequence[str], i: int) -> tuple[str, str, str]:
+    name = report.pool.ids[i]
+    return name, strata[i], _picture(report, name)
+
+
+def _counts(report: Report, names: Sequence[str]) -> list[dict[str, Any]]:
+    """Return, for each name that rows go by, how many there are, were left out and kept, and from how many groups."""
+    chosen = report.selection.indices
+    kept = Counter(names[i] for i in chosen)
+    out = Counter(s for s, name in zip(names, report.pool.ids, strict=True) if name in report.dropped)
     groups: dict[str, set[str]] = {}
-    for i in report.selection.indices:
-        groups.setdefault(strata[i], set()).add(report.pool.groups[i] if report.pool.groups else report.pool.ids[i])
+    for i in chosen:
+        groups.setdefault(names[i], set()).add(report.pool.groups[i] if report.pool.groups else report.pool.ids[i])
     return [
         {
             "name": name,
@@ -87,7 +98,7 @@ def _per_class(report: Report) -> list[dict[str, Any]]:
             "share": kept[name] / count,
             "groups": len(groups.get(name, set())),
         }
-        for name, count in sorted(Counter(strata).items())
+        for name, count in sorted(Counter(names).items())
     ]
 
 

@@ -1,15 +1,15 @@
 """The audit queue on disk: a person decides row by row, every decision is a line, and any of them can be taken back.
 
 `queue.jsonl` holds the findings. `decisions.jsonl` only grows: the last line for an id counts, and `undo` is a line
-too. The manifest itself is never written; `apply` makes a new one.
+too. The manifest itself is never written: `guard distill --decisions` applies them to the rows that it reads.
 """
 
 from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -18,6 +18,8 @@ from data_filter import audit
 from data_filter.audit import Finding
 from data_filter.shards import atomic_write
 from data_filter.types import BENIGN
+from fast_path.dataset import Row
+from guard import taxonomy
 from guard.errors import UsageError
 
 Action = Literal["keep", "relabel", "drop", "undo"]
@@ -64,11 +66,16 @@ class ReviewQueue:
             raise UsageError(f"{decision.id!r} is not in the queue of {self.folder}.")
         if decision.action != "relabel" and decision.labels:
             raise UsageError(f"labels go with relabel only; the action is {decision.action!r}.")
+        labels = tuple(label for label in decision.labels if label != BENIGN)
+        unknown = [label for label in labels if not taxonomy.is_known(label)]
+        if unknown:
+            guess = taxonomy.suggestion(unknown[0])
+            raise UsageError(f"There is no category {unknown[0]!r}." + (f" Did you mean {guess!r}?" if guess else ""))
         stamp = decision.at or datetime.now(UTC).isoformat(timespec="seconds")
         record = {
             "id": decision.id,
             "action": decision.action,
-            "labels": list(decision.labels),
+            "labels": list(labels),
             "by": decision.by,
             "note": decision.note,
             "at": stamp,
@@ -84,8 +91,11 @@ class ReviewQueue:
         found: dict[str, Decision] = {}
         if not path.exists():
             return found
-        for line in path.read_text("utf-8").splitlines():
-            raw = json.loads(line)
+        for number, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+            try:
+                raw = json.loads(line)
+            except ValueError as error:  # a kill in the middle of a line
+                raise UsageError(f"{path}, line {number} is no JSON: {error}.", hint="Remove the line.") from error
             decision = Decision(**{**raw, "labels": tuple(raw["labels"])})
             found.pop(decision.id, None)
             if decision.action != "undo":
@@ -98,17 +108,22 @@ class ReviewQueue:
         return [finding for finding in self.findings() if finding["id"] not in decided]
 
 
-def apply(records: Iterable[Mapping[str, Any]], decisions: Mapping[str, Decision]) -> list[dict[str, Any]]:
-    """Return manifest records with decisions applied: `drop` leaves one out, `relabel` changes its labels and keeps
-    the old ones."""
-    out = []
-    for record in records:
-        decision = decisions.get(str(record["id"]))
+def apply(
+    rows: Sequence[Row], names: Sequence[str], decisions: Mapping[str, Decision]
+) -> tuple[tuple[Row, ...], dict[str, str]]:
+    """Return the rows with decisions applied, and those to leave out with reasons.
+
+    `relabel` changes the labels and keeps the old ones as `labels_before_audit`; `drop` leaves a row out; `keep`
+    changes nothing. `names` are the ids of `rows`.
+    """
+    found: list[Row] = []
+    dropped: dict[str, str] = {}
+    for row, name in zip(rows, names, strict=True):
+        decision = decisions.get(name)
         if decision is not None and decision.action == "drop":
+            dropped[name] = f"dropped by a person: {decision.by or 'no name given'}"
             continue
-        changed = dict(record)
         if decision is not None and decision.action == "relabel":
-            changed["labels_before_audit"] = list(record["labels"])
-            changed["labels"] = [label for label in decision.labels if label != BENIGN]
-        out.append(changed)
-    return out
+            row = replace(row, labels=decision.labels, extra={**row.extra, "labels_before_audit": list(row.labels)})
+        found.append(row)
+    return tuple(found), dropped

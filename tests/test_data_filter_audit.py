@@ -16,6 +16,7 @@ from data_filter.review import Decision, ReviewQueue
 from data_filter.samples import Blobs, blobs
 from data_filter.types import FeatureView
 from data_filter.warmup import WarmUpConfig, describe, warm_up
+from fast_path.dataset import Row
 from guard.errors import UsageError
 
 
@@ -75,19 +76,21 @@ def test_decisions_are_kept_undone_and_applied(tmp_path: Path) -> None:
     queue = ReviewQueue(tmp_path)
     queue.write(findings)
     ids = [f["id"] for f in queue.findings()]
-    assert ids == [f.id for f in findings if f.flagged]
+    assert ids == [f.id for f in findings if f.doubted]
     queue.decide(Decision(id=ids[0], action="drop", by="ann"))
-    queue.decide(Decision(id=ids[1], action="relabel", labels=("class_2",)))
+    queue.decide(Decision(id=ids[1], action="relabel", labels=("illegal.fire",)))
     queue.decide(Decision(id=ids[2], action="keep"))
     queue.write(findings)  # a second audit must not lose what a person decided
     assert [f["id"] for f in queue.pending()] == ids[3:]
-    records = [{"id": i, "labels": ["class_1"]} for i in (*ids[:3], "other")]
-    done = review.apply(records, queue.decisions())
-    assert [r["id"] for r in done] == [ids[1], ids[2], "other"]
-    assert done[0] == {"id": ids[1], "labels": ["class_2"], "labels_before_audit": ["class_1"]}
+    names = [*ids[:3], "other"]
+    rows = [Row(path=Path(i), labels=("violence.fighting",), split="train", group=i, sha256=i) for i in names]
+    kept, dropped = review.apply(rows, names, queue.decisions())
+    assert dropped == {ids[0]: "dropped by a person: ann"}
+    assert kept[1:] == tuple(rows[2:])
+    assert (kept[0].labels, kept[0].extra) == (("illegal.fire",), {"labels_before_audit": ["violence.fighting"]})
     queue.decide(Decision(id=ids[0], action="undo"))
     assert ids[0] not in queue.decisions()
-    assert review.apply(records, queue.decisions())[0] == records[0]
+    assert review.apply(rows, names, queue.decisions())[0][0] == rows[0]
     lines = (tmp_path / "decisions.jsonl").read_text().splitlines()
     assert [json.loads(line)["action"] for line in lines] == ["drop", "relabel", "keep", "undo"]
 

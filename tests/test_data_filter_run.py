@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 
 from data_filter import manifest, scorefile
+from data_filter.annotate_run import run_annotate
 from data_filter.clips import ClipSettings
 from data_filter.ensemble import HeadSpec
 from data_filter.look import DistillConfig
-from data_filter.run import distill, run_annotate, run_audit
+from data_filter.run import distill, run_audit
 from data_filter.warmup import WarmUpConfig
 from fast_path import dataset
 from guard.errors import InvalidManifest, ResumeMismatch, UsageError

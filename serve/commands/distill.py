@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 from typer.core import TyperGroup
 
 from guard.errors import UsageError
 from serve.commands.training import settings_of
-from serve.terminal import print_facts, print_json, print_rows, safe
+from serve.terminal import fail_line, print_facts, print_json, print_rows, safe
 
 if TYPE_CHECKING:
     from typer._click.core import Context
 
     from data_filter.look import DistillConfig
+    from data_filter.review import Action
 
 Manifest = Annotated[Path, typer.Argument(help="Labelled clips, JSONL or CSV.", show_default=False)]
 Out = Annotated[Path, typer.Option(help="Run directory; an unfinished run in it goes on.")]
@@ -24,6 +25,8 @@ Embeddings = Annotated[Path | None, typer.Option(help=".npz of ids and embedding
 Encoder = Annotated[str, typer.Option(help="Encoder that looks at the clips.")]
 Workers = Annotated[int, typer.Option(min=1, max=256, help="Decoder processes.")]
 Seed = Annotated[int, typer.Option(min=0, help="Same seed, same result.")]
+Decisions = Annotated[Path | None, typer.Option(help="Folder of a review queue, such as OLD/audit, to go by.")]
+Cache = Annotated[Path | None, typer.Option(help="Folder of what was read of clips. Default: inside --out.")]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 Shown = Annotated[str, typer.Option("--progress", help="bar, json or none, on stderr.")]
 METHODS = ("ideal", "vote_k")
@@ -47,6 +50,7 @@ def register(app: typer.Typer) -> None:
     )
     group.command("run")(run)
     group.command("audit")(audit)
+    group.command("review")(review)
     group.command("annotate")(annotate)
     app.add_typer(group, name="distill")
 
@@ -61,8 +65,13 @@ def run(
     selector_setting: Annotated[list[str] | None, typer.Option(help="NAME=VALUE. Repeatable.")] = None,
     queries: Annotated[Path | None, typer.Option(help="Manifest of what to become good at. Default: `val`.")] = None,
     embeddings: Embeddings = None,
+    decisions: Decisions = None,
+    cache: Cache = None,
     decode: Annotated[bool, typer.Option("--decode/--no-decode", help="Look at the clips themselves.")] = True,
-    audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Leave out likely wrong labels.")] = True,
+    audit: Annotated[bool, typer.Option("--audit/--no-audit", help="Look for likely wrong labels.")] = True,
+    drop_doubtful: Annotated[
+        bool, typer.Option("--drop-doubtful", help="Leave likely wrong labels out until a person has decided.")
+    ] = False,
     dedup: Annotated[bool, typer.Option("--dedup/--no-dedup", help="Leave out near-duplicates.")] = True,
     floor: Annotated[int, typer.Option(min=0, help="Fewest picks of each label set that has clips to give.")] = 1,
     encoder: Encoder = "tiny",
@@ -77,6 +86,8 @@ def run(
     from data_filter.run import distill
     from serve.stages import make_stages
 
+    if drop_doubtful and not audit:
+        raise UsageError("--drop-doubtful needs the audit.", hint="Leave --no-audit out.")
     config = config_of(encoder, seed, workers, decode=decode)
     config = replace(
         config,
@@ -86,18 +97,29 @@ def run(
         scorer_settings=settings_of(scorer_setting),
         selector_settings=settings_of(selector_setting),
         audit=config.audit if audit else None,
+        drop_doubtful=drop_doubtful,
         dedup=dedup,
         floor=floor,
     )
     with make_stages(progress) as step:
-        outcome = distill(manifest, out, config, queries=queries, embeddings=embeddings, progress=step)
+        outcome = distill(
+            manifest,
+            out,
+            config,
+            queries=queries,
+            embeddings=embeddings,
+            decisions=decisions,
+            cache=cache,
+            progress=step,
+        )
     selected = out / "selected.jsonl"
     if as_json:
         print_json({**asdict(outcome), "out": str(out), "selected": str(selected)})
         return
+    short = "" if outcome.kept == outcome.asked else f"; {outcome.asked} were asked for, but no more were left"
     print_facts(
         {
-            "kept": f"{outcome.kept} of {outcome.pool}",
+            "kept": f"{outcome.kept} of {outcome.pool}{short}",
             "left out before": ", ".join(f"{n} {why}" for why, n in outcome.dropped.items()) or "none",
             "not readable": outcome.failures,
             "diversity": outcome.diversity,
@@ -105,13 +127,16 @@ def run(
     )
     print()
     print_rows(("label set", "kept"), sorted(outcome.picks.items()))
-    print(f"\n{safe(selected)}")
+    print(f"\n{safe(selected)}\n{safe(out / 'report.html')}")
+    for name, count in outcome.emptied.items():
+        fail_line(f"nothing was kept of {name} ({count} rows); left_out.jsonl says why")
 
 
 def audit(
     manifest: Manifest,
     out: Out,
     embeddings: Embeddings = None,
+    cache: Cache = None,
     encoder: Encoder = "tiny",
     seed: Seed = 0,
     workers: Workers = 1,
@@ -125,14 +150,61 @@ def audit(
 
     config = config_of(encoder, seed, workers, decode=embeddings is None)
     with make_stages(progress) as step:
-        findings = run_audit(manifest, out, config, embeddings=embeddings, progress=step)
-    flagged = [finding for finding in findings if finding.flagged]
+        findings = run_audit(manifest, out, config, embeddings=embeddings, cache=cache, progress=step)
+    doubted = [finding for finding in findings if finding.doubted]
     if as_json:
-        print_json({"out": str(out), "rows": len(findings), "flagged": [as_record(finding) for finding in flagged]})
+        print_json({"out": str(out), "rows": len(findings), "doubted": [as_record(finding) for finding in doubted]})
         return
-    rows = [(f.id, f.label, f.suggested, f"{f.suspicion:.2f}") for f in flagged]
+    rows = [(f.id, f.label, f.suggested, f"{f.suspicion:.2f}") for f in doubted]
     print_rows(("clip", "label", "rather", "suspicion"), rows)
-    print(f"\n{len(flagged)} of {len(findings)} labels in doubt; the queue is in {safe(out)}")
+    print(
+        f"\n{len(doubted)} of {len(findings)} labels in doubt; work through them with: guard distill review {safe(out)}"
+    )
+
+
+def review(
+    queue: Annotated[Path, typer.Argument(help="Folder of the queue: RUN/audit, or --out of `audit`.")],
+    clip: Annotated[str | None, typer.Option(help="Clip to decide on, as the queue calls it.")] = None,
+    action: Annotated[str | None, typer.Option(help="keep, relabel, drop, or undo.")] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(help="Right category, with relabel; benign for none. Repeatable.")
+    ] = None,
+    by: Annotated[str, typer.Option(help="Who decides.")] = "",
+    note: Annotated[str, typer.Option(help="Why.")] = "",
+    as_json: AsJson = False,
+) -> None:
+    """List the labels in doubt that nobody has decided on, or decide on one. Decisions can be undone.
+
+    `guard distill MANIFEST --out NEW --decisions QUEUE` goes by them.
+    """
+    from data_filter.review import Decision, ReviewQueue
+
+    held = ReviewQueue(queue)
+    if (clip is None) != (action is None):
+        raise UsageError("--clip and --action go together.", hint="Without either, the open clips are listed.")
+    if clip is not None and action is not None:
+        if action == "relabel" and not label:
+            raise UsageError("relabel needs the right labels.", hint="Pass --label CATEGORY, or --label benign.")
+        held.decide(Decision(id=clip, action=action_of(action), labels=tuple(label or ()), by=by, note=note))
+    pending, decided = held.pending(), held.decisions()
+    if as_json:
+        print_json({"pending": pending, "decided": [asdict(decision) for decision in decided.values()]})
+        return
+    if clip is None:
+        rows = [(f["id"], f["label"], f["suggested"], f"{f['suspicion']:.2f}") for f in pending]
+        print_rows(("clip", "label", "rather", "suspicion"), rows)
+    print(f"\n{len(pending)} open, {len(decided)} decided")
+
+
+def action_of(name: str) -> Action:
+    """Return the action called `name`, or raise `UsageError`."""
+    from data_filter.review import Action
+
+    known: tuple[Action, ...] = get_args(Action)
+    for action in known:
+        if action == name:
+            return action
+    raise UsageError(f"--action takes {', '.join(known)}; got {name!r}.")
 
 
 def annotate(
@@ -141,6 +213,7 @@ def annotate(
     count: Annotated[int, typer.Option(min=1, help="Clips that a person can label.")] = 20,
     method: Annotated[str, typer.Option(help="ideal or vote_k.")] = "ideal",
     embeddings: Embeddings = None,
+    cache: Cache = None,
     encoder: Encoder = "tiny",
     seed: Seed = 0,
     workers: Workers = 1,
@@ -149,7 +222,7 @@ def annotate(
 ) -> None:
     """Say which clips a person should label, the most useful first; labels in the manifest are ignored."""
     from data_filter.annotate import AnnotateConfig
-    from data_filter.run import run_annotate
+    from data_filter.annotate_run import run_annotate
     from serve.stages import make_stages
 
     if method not in METHODS:
@@ -158,7 +231,9 @@ def annotate(
     config = config_of(encoder, seed, workers, decode=embeddings is None)
     out.mkdir(parents=True, exist_ok=True)
     with make_stages(progress) as step:
-        lines = run_annotate(manifest, out, count, chosen, settings=config, embeddings=embeddings, progress=step)
+        lines = run_annotate(
+            manifest, out, count, chosen, settings=config, embeddings=embeddings, cache=cache, progress=step
+        )
     if as_json:
         print_json({"file": str(out / "annotate.jsonl"), "picks": lines})
         return
