@@ -1,0 +1,148 @@
+"""Jobs with real verdicts in a database, for tests of what people do with them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from datetime import datetime, timedelta
+from typing import Any
+
+import builders
+
+from guard.types import (
+    CategoryScore,
+    Judgement,
+    Observation,
+    PolicyRef,
+    Route,
+    RouteReason,
+    RuleCheck,
+    Segment,
+    Thresholds,
+    Timeline,
+    Verdict,
+)
+from guard.verdict_json import to_dict
+from serve import keys
+from serve.keys import Principal
+from serve.review import queue
+from serve.store.people import ReviewItem
+from serve.store.session import Database
+from serve.store.tables import Job, Result, Tenant, utc_now
+
+FIGHT = "violence.fighting"
+BOUNDS = Thresholds(clear_below=0.1, block_at=0.9)
+
+
+def sha(number: int) -> str:
+    return f"{number:064x}"
+
+
+def verdict(
+    scores: Mapping[str, float], *, decision: str = "review", source: str = "clip.mp4", number: int = 1, **changes: Any
+) -> Verdict:
+    """Return a verdict on a clip of ten seconds whose highest score is reached at second 4."""
+    times = tuple(float(t) for t in range(0, 10, 2))
+    lines = {c: tuple(round(s * (1 - abs(t - 4) / 10), 3) for t in times) for c, s in scores.items()}
+    values: dict[str, Any] = {
+        "decision": decision,
+        "source": source,
+        "sha256": sha(number),
+        "policy": PolicyRef(name="screen", version="1", hash="f" * 64),
+        "rationale": "Fighting is uncertain (0.62); a person should look.",
+        "categories": {
+            c: CategoryScore(score=s, flagged=s >= 0.9, threshold=0.9, stage="fast") for c, s in scores.items()
+        },
+        "segments": tuple(
+            Segment(start_seconds=2.0, end_seconds=6.0, category=c, peak_seconds=4.0, peak_score=s)
+            for c, s in scores.items()
+            if s > 0.1
+        ),
+        "route": Route(
+            path="fast", reason=RouteReason.UNCERTAIN, confidence=0.2, thresholds=dict.fromkeys(scores, BOUNDS)
+        ),
+        "coverage": builders.coverage(),
+        "media": builders.media(decoded_duration_seconds=10.0),
+        "timeline": Timeline(moment_seconds=times, scores=lines),
+        "versions": {"video_guard": "0.1.0"},
+    }
+    if decision == "undecided":
+        values["error"] = builders_error()
+    return Verdict(**(values | changes))
+
+
+def _score(value: float) -> CategoryScore:
+    return CategoryScore(score=value, flagged=value >= 0.9, threshold=0.9, stage="fast")
+
+
+def builders_error() -> Any:
+    from guard.errors import Undecodable
+
+    return Undecodable("The stream cannot be decoded.").info()
+
+
+def judged() -> Judgement:
+    return Judgement(
+        status="ok",
+        engine="test-vlm",
+        observations=(Observation(start_seconds=3.0, end_seconds=5.0, text="Two people push each other."),),
+        checks=(RuleCheck(rule=FIGHT, violated="unsure", evidence_seconds=(4.0,), why="It may be a dance."),),
+        confidence=0.55,
+        reason="It may be a fight.",
+    )
+
+
+def person(database: Database, name: str, *scopes: str, tenant: str = "acme") -> Principal:
+    """Make a key and return who it stands for."""
+    with database.write() as session:
+        made = keys.create(session, name=name, scopes=scopes or ("review", "read"), tenant=tenant)
+    return Principal(tenant_id=tenant, key_id=made.id, name=name, scopes=frozenset(made.scopes))
+
+
+def add_job(
+    database: Database,
+    found: Verdict,
+    *,
+    tenant: str = "acme",
+    age: timedelta = timedelta(0),
+    queued: bool = True,
+    risk: float | None = None,
+    now: datetime | None = None,
+    **changes: Any,
+) -> str:
+    """Put a finished job with its result in the database, and in the queue; return its id."""
+    moment = (now or utc_now()) - age
+    top = max((c.score or 0.0 for c in found.categories.values()), default=1.0)
+    with database.write() as session:
+        if session.get(Tenant, tenant) is None:
+            session.add(Tenant(id=tenant, name=tenant))
+            session.flush()
+        values: dict[str, Any] = {
+            "tenant_id": tenant, "status": "succeeded", "source": found.source, "sha256": found.sha256, "size_bytes": 1,
+            "created_at": moment, "finished_at": moment, "decision": found.decision, "stage": "done",
+        }  # fmt: skip
+        job = Job(**(values | changes))
+        session.add(job)
+        session.flush()
+        result = {
+            "job_id": job.id, "tenant_id": tenant, "created_at": moment, "decision": found.decision,
+            "risk": top if risk is None else risk, "sha256": found.sha256, "policy_name": found.policy.name,
+            "policy_version": found.policy.version, "policy_hash": found.policy.hash, "verdict": to_dict(found),
+        }  # fmt: skip
+        session.add(Result(**result))
+        session.flush()
+        if queued:
+            item = queue.open_item(
+                session, tenant_id=tenant, job_id=job.id, sha256=found.sha256,
+                reason=queue.reason_for(to_dict(found)) or "sample", risk=top if risk is None else risk,
+            )  # fmt: skip
+            item.created_at = moment
+        return job.id
+
+
+def item_of(database: Database, job_id: str) -> ReviewItem:
+    """Return the newest place of a job in the queue."""
+    from sqlalchemy import select
+
+    with database.read() as session:
+        query = select(ReviewItem).where(ReviewItem.job_id == job_id).order_by(ReviewItem.round.desc())
+        return session.scalars(query).first()  # type: ignore[return-value]
