@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from guard.interfaces import Case
 from guard.types import Judgement
 from slow_path import answer
 from slow_path.engine import Engine, Request, TextPart
-from slow_path.failures import EngineFailure
+from slow_path.failures import RETRYABLE_REQUESTS, EngineFailure
 from slow_path.frames import FrameBudget, select, shown
 from slow_path.judge import JudgeSettings
 from slow_path.view import View, asked_rules, question_for
@@ -66,6 +66,9 @@ class TraceReport:
     kept: int = 0
     hinted: int = 0
     refused: dict[str, int] = field(default_factory=dict)
+    postponed: dict[str, int] = field(default_factory=dict)
+    """Items without an answer for reasons that may pass (no connection, no room, too late): they leave no line, and the
+    next run asks them."""
 
     def count(self, trace: Trace) -> None:
         """Add one line."""
@@ -76,7 +79,13 @@ class TraceReport:
 
 
 async def collect(
-    items: Iterable[Labelled], engine: Engine, out: Path, settings: JudgeSettings, *, concurrency: int = 8
+    items: Sequence[Labelled],
+    engine: Engine,
+    out: Path,
+    settings: JudgeSettings,
+    *,
+    concurrency: int = 8,
+    progress: Callable[[int, int], None] | None = None,
 ) -> TraceReport:
     """Ask `engine` about every item that `out` does not hold yet, and append one line for each.
 
@@ -86,6 +95,7 @@ async def collect(
         out: JSONL file; its first line is the run's signature.
         settings: of the judge whose answers are to be learned: frames, limits and prompt must be the same.
         concurrency: items under way at once.
+        progress: told the items done, those of an earlier run included, and the items in all.
 
     Raises:
         ResumeMismatch: `out` was written with another teacher or other settings.
@@ -93,16 +103,25 @@ async def collect(
     report = TraceReport()
     done = _open(out, _signature(engine, settings), report)
     places = asyncio.Semaphore(concurrency)
+    open_items = [item for item in items if item.id not in done]
+    finished = len(items) - len(open_items)
     with out.open("a", encoding="utf-8") as lines:
 
         async def one(item: Labelled) -> None:
+            nonlocal finished
             async with places:
                 trace = await trace_of(item, engine, settings)
-            report.count(trace)
-            lines.write(json.dumps(asdict(trace)) + "\n")
-            lines.flush()
+            if trace.refused in RETRYABLE_REQUESTS:
+                report.postponed[trace.refused] = report.postponed.get(trace.refused, 0) + 1
+            else:
+                report.count(trace)
+                lines.write(json.dumps(asdict(trace)) + "\n")
+                lines.flush()
+            finished += 1
+            if progress is not None:
+                progress(finished, len(items))
 
-        await asyncio.gather(*(one(item) for item in items if item.id not in done))
+        await asyncio.gather(*(one(item) for item in open_items))
     return report
 
 

@@ -78,7 +78,7 @@ def test_a_wrong_answer_is_asked_for_once_more_with_the_label_and_marked(tmp_pat
     [
         ([wrong(1), wrong(1)], "wrong_verdict"),
         (["nonsense", "nonsense"], "vlm_invalid_json"),
-        ([EngineFailure(FailureCode.UNAVAILABLE, "down")], "vlm_unavailable"),
+        ([EngineFailure(FailureCode.REJECTED, "too long")], "vlm_rejected"),
         ([Generation(text=right(1), finish_reason="length", model="m")] * 2, "vlm_truncated"),
     ],
 )
@@ -86,6 +86,19 @@ def test_what_stays_wrong_leaves_a_line_that_says_why(tmp_path: Path, steps: lis
     made, _ = run(tmp_path, [1], steps)
     assert (made[0].kept, made[0].refused) == (False, why)
     assert made[0].answer == ""
+
+
+def test_what_was_not_asked_leaves_no_line_and_is_asked_by_the_next_run(tmp_path: Path) -> None:
+    told: list[tuple[int, int]] = []
+    out = tmp_path / "traces.jsonl"
+    engine = scripted.build(scripted.Config(steps=[EngineFailure(FailureCode.UNAVAILABLE, "down"), right(2)]))
+    items = [labelled(1), labelled(2)]
+    report = asyncio.run(collect(items, engine, out, SETTINGS, concurrency=1, progress=lambda *step: told.append(step)))
+    assert (report.postponed, report.kept, report.refused) == ({"vlm_unavailable": 1}, 1, {})
+    assert told == [(1, 2), (2, 2)]
+    again = asyncio.run(collect(items, scripted.build(scripted.Config(steps=[right(1)])), out, SETTINGS))
+    assert (again.postponed, again.kept) == ({}, 2)
+    assert [trace.id for trace in traces.read(out)] == ["clip-2", "clip-1"]
 
 
 def test_a_video_that_cannot_be_decoded_leaves_a_line(tmp_path: Path) -> None:
@@ -159,7 +172,7 @@ def test_examples_vary_the_rules_and_every_answer_stays_right() -> None:
             Generation(text=made.answer, finish_reason="stop", model="m"), question, engine="e", prompt_hash=""
         )
         assert read.status == "ok", read.error_code
-    assert sizes == {1, 2}
+    assert sizes == {1, 2, 3}
     assert len(firsts) > 5
     assert source(7) == source(7), "a resumed run sees the same examples"
 

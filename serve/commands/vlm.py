@@ -11,11 +11,13 @@ from typing import Annotated
 import typer
 
 from guard.errors import UsageError
+from serve.commands import traces
 
 
 def register(app: typer.Typer) -> None:
-    """Add the command to `app`."""
+    """Add the command to `app`, and those that teach a VLM."""
     app.command("serve-vlm")(serve_vlm)
+    traces.register(app)
 
 
 def serve_vlm(

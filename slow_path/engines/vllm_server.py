@@ -16,7 +16,7 @@ from typing import Any
 
 import openai
 
-from guard.errors import InvalidConfig
+from guard.errors import InvalidConfig, VlmUnavailable
 from guard.types import require
 from slow_path.engine import FinishReason, Generation, ImagePart, Request, TextPart, Token, summed
 from slow_path.failures import EngineFailure, FailureCode
@@ -71,6 +71,16 @@ class VllmServer:
     def name(self) -> str:
         """Engine and model; the model shows once it is known."""
         return f"vllm_server:{self._model or 'default'}"
+
+    async def connect(self) -> None:
+        """Find out which model is served, so that `name` tells it. Raises `VlmUnavailable` if the server does not say.
+
+        Not needed before `generate`; it is for long work, which had better fail at once.
+        """
+        try:
+            self._model = self._model or await self._only_model()
+        except (openai.APIError, EngineFailure) as error:
+            raise VlmUnavailable(f"The VLM server at {self._config.base_url} lists no model: {error}") from error
 
     async def generate(self, request: Request) -> Generation:
         """Ask the server, again where that may help. Raises `EngineFailure`."""
