@@ -19,7 +19,7 @@ from guard.config import Settings, load_settings
 from guard.errors import InputError, InvalidConfig
 from guard.interfaces import Calibrator, Detector, Judge
 from guard.pipeline import Pipeline, Stages
-from guard.texts import TextGuard, TextStages
+from guard.texts import TextGuard, TextJudge, TextStages
 from guard.types import Frames, Policy, Verdict, Video
 from guard.verdict import failed
 
@@ -178,8 +178,13 @@ def load_named(name: str) -> Policy:
 def _text_stages(settings: Settings) -> TextStages:
     classifier, screen = _upper("fast_path.text.classifier"), _upper("fast_path.text.screen")
     screener = screen.build(classifier.Config())
+    judge: TextJudge | None = None
+    if settings.slow_url:
+        judge = _upper("slow_path.text_judge").from_url(settings.slow_url, model=settings.slow_model)
     return TextStages(
         screener=screener,
+        judge=judge,
+        demonstrate=_upper("policies.demonstrate").for_text,
         versions=versions([screener.classifier], {screener.classifier.name: screener.calibrator}),
     )
 
@@ -250,7 +255,7 @@ def examples_of(
     """Return `policies.example_detector.Examples`: the rules that examples alone can judge, and what stands against."""
     examples = _upper("policies.example_detector")
     covered = {category for detector in used for category in detector.categories}
-    if not examples.by_examples(policy, covered):
+    if not loaded or not examples.by_examples(policy, covered):
         return examples.Examples()
     from guard.video.source import open_video
 

@@ -12,7 +12,7 @@ from typing import Annotated, NoReturn
 import typer
 
 from guard.errors import GuardError
-from serve.commands import audit, demo, distill, inspect, policy, scan, system, training, vlm
+from serve.commands import audit, demo, distill, inspect, policy, scan, system, text, training, vlm
 from serve.commands import eval as evaluation
 from serve.failures import Exit, failure_of
 from serve.terminal import fail
@@ -24,7 +24,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (scan, policy, training, distill, vlm, inspect, system, demo, audit, evaluation):
+for group in (scan, text, policy, training, distill, vlm, inspect, system, demo, audit, evaluation):
     group.register(app)
 
 
