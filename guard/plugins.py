@@ -8,8 +8,12 @@ from __future__ import annotations
 import difflib
 import importlib
 import pkgutil
+import shlex
+import shutil
+import sys
 from collections.abc import Mapping
 from importlib.metadata import entry_points
+from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
 
@@ -80,8 +84,27 @@ def missing_extra(what: str, package: str) -> MissingExtra:
     """Return the error for an optional package that is not installed, with the command that installs it."""
     root = package.partition(".")[0]
     extra = _EXTRAS.get(root)
-    command = f"pip install 'video-guard[{extra}]'" if extra else f"pip install {root}"
+    command = install_command(extra) if extra else f"{_pip()} install {root}"
     return MissingExtra(f"{what} needs the package {root!r}, which is not installed.", hint=f"Run: {command}")
+
+
+def install_command(extra: str) -> str:
+    """Return the command that adds an extra to this installation, for this interpreter.
+
+    A clone names itself: the distribution is on no index, and another `pip` than that of the running interpreter would
+    look for it there.
+    """
+    clone = Path(__file__).resolve().parents[1]
+    if not (clone / "pyproject.toml").is_file():
+        return f"{_pip()} install 'video-guard[{extra}]'"
+    where = "." if clone == Path.cwd() else str(clone)
+    return f"{_pip()} install -e {shlex.quote(f'{where}[{extra}]')}"
+
+
+def _pip() -> str:
+    """Return how to call the pip of the running interpreter."""
+    same = Path(shutil.which("pip") or "/nowhere").parent == Path(sys.executable).parent
+    return "pip" if same else f"{shlex.quote(sys.executable)} -m pip"
 
 
 def _folder(kind: str) -> str:

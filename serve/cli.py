@@ -6,12 +6,13 @@ import logging
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from types import FrameType
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
-from guard.errors import GuardError
+from guard.errors import GuardError, UsageError
 from serve.commands import audit, demo, distill, inspect, policy, scan, system, text, training, vlm
 from serve.commands import eval as evaluation
 from serve.failures import Exit, failure_of
@@ -28,9 +29,18 @@ for group in (scan, text, policy, training, distill, vlm, inspect, system, demo,
     group.register(app)
 
 
+def _show_version(wanted: bool) -> None:
+    if wanted:
+        system.version()
+        raise typer.Exit(Exit.OK)
+
+
 @app.callback()
 def _options(
     verbose: Annotated[bool, typer.Option("--verbose", help="Log what is done, on stderr.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True)
+    ] = False,
 ) -> None:
     level = logging.INFO if verbose else logging.WARNING
     logging.basicConfig(level=level, format="%(levelname)s %(name)s: %(message)s")
@@ -42,6 +52,8 @@ def main() -> NoReturn:
     try:
         app(standalone_mode=True)
     except GuardError as error:
+        if isinstance(error, UsageError) and error.hint == UsageError.default_hint:
+            error.hint = f"See `{' '.join(['guard', *_command(sys.argv[1:])])} --help`."
         fail(error)
         sys.exit(failure_of(error).exit_code)
     except KeyboardInterrupt:
@@ -50,6 +62,18 @@ def main() -> NoReturn:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(Exit.INTERRUPTED)
     sys.exit(Exit.OK)
+
+
+def _command(words: Sequence[str]) -> list[str]:
+    """Return the words that name the command: `policy show` of `policy show --why violence default`."""
+    named: list[str] = []
+    level: Any = typer.main.get_command(app)
+    for word in (word for word in words if not word.startswith("-")):
+        level = getattr(level, "commands", {}).get(word)
+        if level is None:
+            break
+        named.append(word)
+    return named
 
 
 def _terminate(number: int, frame: FrameType | None) -> NoReturn:

@@ -51,7 +51,7 @@ def render_clips(folder: Path) -> list[Expected]:
             file="cut-off.mp4",
             decisions=("undecided",),
             error=("truncated", "undecodable"),
-            why="the same, broken off at 60 %",
+            why="the bouncing ball, its file cut off after 60 % of its bytes",
         ),
         Expected(file="fire.mp4", decisions=("block", "review"), why="rendered flames, from 3 s on"),
         Expected(
@@ -66,7 +66,12 @@ def render_clips(folder: Path) -> list[Expected]:
             error=("unsupported_media_type",),
             why="text under the name of a video",
         ),
-        Expected(file="reupload.mp4", decisions=("block",), flagged="flashing.general", why="the same bytes again"),
+        Expected(
+            file="reupload.mp4",
+            decisions=("block",),
+            flagged="flashing.general",
+            why="the flashing clip again, byte for byte",
+        ),
         Expected(file="sunset.mp4", decisions=("allow", "review"), why="slow warm colours"),
     ]
 

@@ -6,7 +6,7 @@ import hashlib
 import importlib.util
 import platform
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass
 from functools import partial
 from importlib.metadata import PackageNotFoundError, distribution, version
@@ -82,13 +82,15 @@ def _decoder() -> Iterator[Check]:
     import av
     import cv2
 
-    libraries = ", ".join(
-        f"{name} {'.'.join(map(str, number))}" for name, number in sorted(av.library_versions.items())
-    )
-    yield Check(name="FFmpeg of av", state="ok", found=f"{av.ffmpeg_version_info}; {libraries}")
-    build = re.search(r"FFMPEG:\s*(\S+)[^\n]*\n\s*avcodec:\s*([^\n]+)", cv2.getBuildInformation())
-    found = f"{build[1]}, avcodec {build[2]}" if build else "not stated by the build"
-    yield Check(name="FFmpeg of opencv", state="ok", found=f'{found}; reads no input unless reader = "opencv"')
+    def number(parts: Iterable[int]) -> str:
+        return ".".join(map(str, parts))
+
+    codecs, formats = av.library_versions["libavcodec"], av.library_versions["libavformat"]
+    found = f"FFmpeg {av.ffmpeg_version_info} (libavcodec {number(codecs)}, libavformat {number(formats)})"
+    yield Check(name="decoder: av", state="ok", found=found)
+    build = re.search(r"avcodec:\s*YES\s*\(([\d.]+)\)", cv2.getBuildInformation())
+    found = f"libavcodec {build[1]}" if build else "its build does not say which FFmpeg it holds"
+    yield Check(name="decoder: opencv", state="ok", found=f'{found}; decodes no video unless reader = "opencv"')
 
 
 def _sandbox() -> Iterator[Check]:
@@ -99,12 +101,11 @@ def _sandbox() -> Iterator[Check]:
 
 
 def _models() -> Iterator[Check]:
-    for path in sorted(Path(str(files("fast_path") / "weights")).rglob("*")):
-        if path.is_file():
-            digest = hashlib.sha256(path.read_bytes()).hexdigest()
-            yield Check(
-                name=f"model file {path.name}", state="ok", found=f"sha256 {digest}, {path.stat().st_size:,} bytes"
-            )
+    weights = Path(str(files("fast_path") / "weights"))
+    for path in sorted(weights.rglob("*.safetensors")):
+        digest, size = hashlib.sha256(path.read_bytes()).hexdigest(), path.stat().st_size / 1e6
+        found = f"{size:.1f} MB, sha256 {digest[:16]}..., in {path.parent}"
+        yield Check(name=f"model file {path.relative_to(weights)}", state="ok", found=found)
     from guard.config import load_settings
 
     settings = load_settings()
@@ -129,9 +130,7 @@ def _calibration() -> Iterator[Check]:
     settings = load_settings()
     known = [name for name in settings.detectors if name in plugins.names("detector")]
     detectors = load_detectors(known, settings.fast_checkpoint)
-    used = load_calibrators(
-        settings.calibration, detectors, loaded=detectors, max_gap_seconds=settings.max_gap_seconds
-    )
+    used = load_calibrators(settings.calibration, detectors, loaded=detectors, max_gap_seconds=settings.max_gap_seconds)
     for detector in detectors:
         calibrator = used.get(detector.name)
         source = settings.calibration or "shipped with the package"
@@ -190,5 +189,5 @@ def _parts() -> Iterator[Check]:
 def _extras() -> Iterator[Check]:
     for extra, module in _OPTIONAL.items():
         present = importlib.util.find_spec(module) is not None
-        found = f"{module} is installed" if present else f"pip install 'video-guard[{extra}]'"
+        found = f"{module} is installed" if present else plugins.install_command(extra)
         yield Check(name=f"extra {extra}", state="ok" if present else "missing", found=found)

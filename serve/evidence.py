@@ -84,7 +84,11 @@ def _write(guard: Guard, run: Path, video: Video, pictures: list[dict[str, Any]]
     frames = decoder.frames_at(video, [picture["seconds"] for picture in pictures], _SIDE_PX)
     for picture in pictures:
         nearest = int(abs(frames.pts_seconds - picture["seconds"]).argmin())
-        (run / picture["path"]).write_bytes(encode_jpeg(frames.images[nearest]))
+        place = run / picture["path"]
+        # A picture that is there counts as taken, so a kill must not leave a part of one under its name.
+        partial = place.with_suffix(".tmp")
+        partial.write_bytes(encode_jpeg(frames.images[nearest]))
+        partial.replace(place)
 
 
 def encode_jpeg(image: UInt8Array) -> bytes:

@@ -36,6 +36,7 @@ class Input:
     """As the operating system knows it; bytes that are not UTF-8 are surrogate escapes."""
     size_bytes: int | None = None
     mtime_ns: int | None = None
+    ctime_ns: int | None = None
     error: ErrorInfo | None = None
     """Set where the path cannot be opened as an input."""
 
@@ -45,13 +46,20 @@ class Input:
         return display(self.path)
 
     @property
-    def identity(self) -> tuple[str, int | None, int | None]:
-        """Path, size and time of change: what a resumed run compares to see whether a file is still the same."""
-        return self.path, self.size_bytes, self.mtime_ns
+    def identity(self) -> tuple[str, int | None, int | None, int | None]:
+        """Path, size and times of change: what a resumed run compares to see whether a file is still the same.
+
+        Anybody may set `mtime_ns` back (`touch -d`); `ctime_ns` is the system's own.
+        """
+        return self.path, self.size_bytes, self.mtime_ns, self.ctime_ns
 
     def to_json(self) -> dict[str, object]:
         """Return what identifies the input as JSON values; the bytes of the path only where they are not plain text."""
-        plain: dict[str, object] = {"size_bytes": self.size_bytes, "mtime_ns": self.mtime_ns}
+        plain: dict[str, object] = {
+            "size_bytes": self.size_bytes,
+            "mtime_ns": self.mtime_ns,
+            "ctime_ns": self.ctime_ns,
+        }
         if self.source != self.path:
             plain["path_base64"] = base64.b64encode(os.fsencode(self.path)).decode()
         return plain
@@ -273,6 +281,7 @@ def _input(path: str, status: os.stat_result) -> Input:
         path=path,
         size_bytes=status.st_size,
         mtime_ns=status.st_mtime_ns,
+        ctime_ns=status.st_ctime_ns,
         error=problem.info() if problem else None,
     )
 

@@ -14,12 +14,15 @@ from dataclasses import dataclass, field
 from importlib.resources import files
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from guard import taxonomy
 from guard.types import Policy
 from serve.run_dir import write_lines
 from serve.summary import DECISIONS
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 LABELS = {"block": "Blocked", "review": "To review", "undecided": "Undecided", "allow": "Allowed"}
 _MOMENTS = 160
@@ -104,8 +107,20 @@ def render(page: Page, summary: Mapping[str, Any], run: Mapping[str, Any], polic
         decisions=DECISIONS,
         labels=LABELS,
         bar=_bar(summary["decisions"]),
+        prose=prose,
         rules=[{"category": r.category, "state": r.state, "name": page.names[r.category]} for r in policy.active()],
     )
+
+
+def prose(text: str) -> Markup:
+    """Return text as HTML in which what stands between backticks is code."""
+    from markupsafe import Markup, escape
+
+    parts = text.split("`")
+    if len(parts) % 2 == 0:  # a backtick without its partner
+        return escape(text)
+    done = [Markup("<code>{}</code>").format(part) if k % 2 else escape(part) for k, part in enumerate(parts)]
+    return Markup("").join(done)
 
 
 def embed(value: object) -> str:
@@ -131,9 +146,9 @@ def compact(record: Mapping[str, Any], budget: Budget, pictures: Path, *, timeli
         "c": [[name, c["score"], c["flagged"], c["threshold"], c["stage"]] for name, c in record["categories"].items()],
         "g": [_segment(segment) for segment in segments[:_SEGMENTS]],
         "b": {name: [t["clear_below"], t["block_at"]] for name, t in (route.get("thresholds") or {}).items()},
-        "o": f"{route['path']} path, {route['reason'].replace('_', ' ')}" if route else None,
+        "o": _route(record),
         "m": _media(record["media"]),
-        "v": _coverage(record["coverage"]),
+        "v": _coverage(record),
         "j": _judgement(record["judgement"]),
         "p": _pictures(record, pictures, budget),
         "t": None,
@@ -227,12 +242,36 @@ def _media(media: Mapping[str, Any] | None) -> str | None:
     return f"{media['codec']} in {media['container'].split(',')[0]}, {media['width']}×{media['height']}{fps}"
 
 
-def _coverage(coverage: Mapping[str, Any] | None) -> str | None:
-    if coverage is None:
+_WAYS: Mapping[str, str] = {
+    "not_needed": "fast path",
+    "answered": "slow path",
+    "failed": "slow path, which failed",
+    "not_configured": "needs a slow path, and none is configured",
+}
+
+
+def _route(record: Mapping[str, Any]) -> str | None:
+    """Return which way the video went and why; where it should have gone on and could not, that."""
+    route = record["route"]
+    if not route:
         return None
+    return f"{_WAYS[record.get('slow_path', 'not_needed')]}: {route['reason'].replace('_', ' ')}"
+
+
+def _coverage(record: Mapping[str, Any]) -> list[str]:
+    """Return a line for each decode, with the detectors that it fed."""
+    passes = record.get("passes") or [{"detectors": [], "coverage": record["coverage"]}]
+    return [_seen(one["coverage"], one["detectors"]) for one in passes if one["coverage"]]
+
+
+def _seen(coverage: Mapping[str, Any], detectors: list[str]) -> str:
+    whose = f"{', '.join(detectors)}: " if detectors else ""
     whole = "" if coverage["complete"] else "; incomplete"
-    frames = f"{coverage['frames_scored']} of {coverage['frames_decoded']} decoded frames scored"
-    return f"{frames}, largest gap {coverage['largest_gap_seconds']:.2f} s{whole}"
+    scored, decoded = coverage["frames_scored"], coverage["frames_decoded"]
+    if coverage["full_decode"] and coverage["complete"] and scored == decoded:
+        return f"{whose}every frame scored ({scored:,})"
+    gap = f"largest gap {coverage['largest_gap_seconds']:.2f} s"
+    return f"{whose}{scored:,} of {decoded:,} decoded frames scored, {gap}{whole}"
 
 
 def _judgement(judgement: Mapping[str, Any] | None) -> dict[str, Any] | None:

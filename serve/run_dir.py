@@ -23,8 +23,10 @@ from pathlib import Path
 from types import TracebackType
 from typing import IO, Any, Self
 
-from guard.errors import InputNotFound, ResumeMismatch, UsageError
+from guard.errors import InputNotFound, UsageError
 from serve.inputs import Input, display, list_inputs, path_from_json
+from serve.same_content import speaks_of_content
+from serve.signature import require_same
 
 RUN, INPUTS, JOURNAL, RESULTS = "run.json", "inputs.jsonl", "journal.jsonl", "results.jsonl"
 _LOCK = ".lock"
@@ -41,10 +43,18 @@ class Done:
     path: str
     size_bytes: int | None
     mtime_ns: int | None
+    ctime_ns: int | None
     sha256: str | None
     decision: str
     degraded: bool
     duplicate: bool
+    of_content: bool
+    """Whether the record is true of every copy of the content."""
+
+    @property
+    def identity(self) -> tuple[str, int | None, int | None, int | None]:
+        """What `serve.inputs.Input.identity` was when the record was made."""
+        return self.path, self.size_bytes, self.mtime_ns, self.ctime_ns
 
     @property
     def failed(self) -> bool:
@@ -106,7 +116,7 @@ class RunDirectory:
             hint = "Add --resume to go on with it, or use another --out directory."
             raise UsageError(f"{str(self.path)!r} already holds a run.", hint=hint)
         else:
-            _require_same(earlier.get("signature", {}), run["signature"])
+            require_same(earlier, run)
             run = {**run, "started_at": earlier.get("started_at"), "resumed_at": run.get("started_at")}
         self.info = dict(run)
         write_json(self.path / RUN, self.info)
@@ -251,23 +261,10 @@ def _done(record: Mapping[str, Any], offset: int, size: int) -> Done:
         path=path_from_json(record["source"], entry),
         size_bytes=entry["size_bytes"],
         mtime_ns=entry["mtime_ns"],
+        ctime_ns=entry.get("ctime_ns"),
         sha256=record["sha256"],
         decision=record["decision"],
         degraded=bool(record["degraded"]),
         duplicate=record["duplicate_of"] is not None,
+        of_content=speaks_of_content(record),
     )
-
-
-def _require_same(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> None:
-    now = json.loads(json.dumps(now))  # tuples read back as lists
-    keys = sorted({*earlier, *now})
-    differing = [key for key in keys if earlier.get(key) != now.get(key)]
-    if differing:
-        shown = "; ".join(f"{k} was {_short(earlier.get(k))}, now is {_short(now.get(k))}" for k in differing[:4])
-        more = f"; and {len(differing) - 4} more" if len(differing) > 4 else ""
-        raise ResumeMismatch(f"The run was started with other settings: {shown}{more}.")
-
-
-def _short(value: object) -> str:
-    text = json.dumps(value)
-    return text if len(text) <= 80 else f"{text[:77]}..."

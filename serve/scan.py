@@ -9,24 +9,21 @@ from __future__ import annotations
 import os
 import sys
 import time
-from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit, urlunsplit
 
-from guard.errors import InputError
-from guard.types import ErrorInfo, Verdict, Video
-from guard.verdict import failed
 from serve.failures import Exit
-from serve.inputs import Input, Listing, Selection, display, list_inputs
+from serve.inputs import Listing, Selection, display, list_inputs
 from serve.meter import TreeMeter
 from serve.progress import Progress
-from serve.results import duplicate_record, record_of, require_format, write_csv, write_parquet
+from serve.results import require_format, write_csv, write_parquet
 from serve.run_dir import RunDirectory, write_json
-from serve.summary import Cost, exit_code, tally
+from serve.scanner import Scanner
+from serve.summary import Cost, earlier_cost, exit_code, tally
 
 if TYPE_CHECKING:
     from guard.api import Guard
@@ -75,7 +72,8 @@ def run_scan(guard: Guard, request: ScanRequest, progress: Progress) -> ScanOutc
         listing = list_inputs(
             request.paths, literal=request.literal, selection=request.selection, run_directory=str(request.out)
         )
-        run.start(describe(guard, request), resume=request.resume)
+        continued = run.start(describe(guard, request), resume=request.resume)
+        before = earlier_cost(run.path / SUMMARY) if continued else None
         inputs = run.fix_inputs(listing.inputs)
         progress.start(len(inputs))
         scanner = Scanner(guard, run, inputs, progress, retry_failed=request.retry_failed)
@@ -89,6 +87,8 @@ def run_scan(guard: Guard, request: ScanRequest, progress: Progress) -> ScanOutc
             cpu_seconds=meter.cpu_seconds,
             peak_bytes=meter.peak_bytes,
         )
+        if before is not None:
+            cost = before if scanner.scored == 0 else before.plus(cost)
 
         def lines() -> Iterator[dict[str, Any]]:
             for record in run.records():
@@ -145,105 +145,6 @@ def describe(guard: Guard, request: ScanRequest) -> dict[str, Any]:
         "formats": request.formats,
         "started_at": datetime.now(UTC).isoformat(timespec="seconds"),
     }
-
-
-class Scanner:
-    """Settles every input of a run, in order."""
-
-    def __init__(
-        self, guard: Guard, run: RunDirectory, inputs: Sequence[Input], progress: Progress, *, retry_failed: bool
-    ) -> None:
-        self.scored = 0
-        self.video_seconds = 0.0
-        self._guard = guard
-        self._run = run
-        self._inputs = inputs
-        self._progress = progress
-        self._stale = {i for i, done in run.done.items() if retry_failed and done.failed}
-        self._originals = {
-            done.sha256: i
-            for i, done in sorted(run.done.items(), reverse=True)
-            if done.sha256 and not done.duplicate and i not in self._stale
-        }
-        self._under_way: deque[tuple[int, Video]] = deque()
-        self._twins: dict[str, list[int]] = {}
-        """Content that is being judged, and the later inputs that wait for its verdict."""
-
-    def run(self) -> None:
-        """Settle all inputs; returns once each has its record."""
-        for verdict in self._guard.check_many(self._to_judge()):
-            index, video = self._under_way.popleft()
-            if verdict.sha256 != video.sha256:
-                raise RuntimeError("verdicts came back in another order than their videos")
-            self._judged(index, verdict)
-
-    def _to_judge(self) -> Iterator[Video]:
-        for index, entry in enumerate(self._inputs):
-            if self._kept(index, entry):
-                continue
-            video = self._open(index, entry)
-            if video is None or self._is_twin(index, entry, video):
-                continue
-            self._twins[video.sha256] = []
-            self._under_way.append((index, video))
-            yield video
-
-    def _kept(self, index: int, entry: Input) -> bool:
-        """Whether an earlier run settled this input, and the file is still the one it saw."""
-        done = self._run.done.get(index)
-        if done is None or done.path != entry.path or index in self._stale:
-            return False
-        same = (done.size_bytes, done.mtime_ns) == (entry.size_bytes, entry.mtime_ns)
-        moved_away = entry.error is not None and entry.error.code == "input_not_found" and done.sha256 is not None
-        if same or moved_away:
-            self._progress.advance(self._run.read(index), kept=True)
-        return same or moved_away
-
-    def _open(self, index: int, entry: Input) -> Video | None:
-        if entry.error is not None:
-            self._fail(index, entry, entry.error)
-            return None
-        try:
-            return self._guard.open(Path(os.path.abspath(entry.path)), name=entry.source)  # noqa: PTH100
-        except InputError as error:
-            self._fail(index, entry, error.info())
-            return None
-
-    def _is_twin(self, index: int, entry: Input, video: Video) -> bool:
-        """Settle content that is known already, or let it wait for the verdict on the first of its kind."""
-        done = self._run.done.get(index)
-        if done is not None and done.sha256 == video.sha256 and done.path == entry.path and index not in self._stale:
-            record = {**self._run.read(index), "input": entry.to_json()}  # touched since, but the same content
-            self._settle(index, record, kept=True)
-            return True
-        if video.sha256 in self._twins:
-            self._twins[video.sha256].append(index)
-            return True
-        original = self._originals.get(video.sha256)
-        # The file at that place may have been replaced since, and judged again: its record is then of other content.
-        if original is None or self._run.done[original].sha256 != video.sha256:
-            return False
-        self._settle(index, duplicate_record(index, entry, self._run.read(original)))
-        return True
-
-    def _judged(self, index: int, verdict: Verdict) -> None:
-        record = record_of(index, self._inputs[index], verdict)
-        self.scored += 1
-        self.video_seconds += verdict.coverage.decoded_seconds if verdict.coverage else 0.0
-        self._settle(index, record)
-        if verdict.sha256 is not None:
-            self._originals[verdict.sha256] = index
-            for twin in self._twins.pop(verdict.sha256, []):
-                self._settle(twin, duplicate_record(twin, self._inputs[twin], record))
-
-    def _fail(self, index: int, entry: Input, error: ErrorInfo) -> None:
-        verdict = failed(source=entry.source, sha256=None, policy=self._guard.policy, error=error)
-        verdict = replace(verdict, versions=self._guard.pipeline.stages.versions)
-        self._settle(index, record_of(index, entry, verdict))
-
-    def _settle(self, index: int, record: Mapping[str, Any], *, kept: bool = False) -> None:
-        self._run.append(index, record)
-        self._progress.advance(record, kept=kept)
 
 
 def _take_evidence(

@@ -74,9 +74,18 @@ def test_unknown_part_names_those_there_are() -> None:
         plugins.names("nothing")
 
 
-def test_missing_extra_names_the_command() -> None:
-    error = plugins.missing_extra("The reader 'decord'", "decord")
-    assert error.hint == "Run: pip install 'video-guard[decord]'"
+def test_missing_extra_names_a_command_that_works_here(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    root = Path(plugins.__file__).parents[1]
+    monkeypatch.setattr(plugins.shutil, "which", lambda name: "/usr/bin/pip")
+    pip = f"{sys.executable} -m pip"
+    monkeypatch.chdir(root)
+    assert plugins.missing_extra("The reader 'decord'", "decord").hint == f"Run: {pip} install -e '.[decord]'"
+    monkeypatch.chdir(tmp_path)
+    assert plugins.install_command("slow") == f"{pip} install -e '{root}[slow]'"
+    monkeypatch.setattr(plugins, "__file__", str(tmp_path / "site-packages" / "guard" / "plugins.py"))
+    assert plugins.install_command("slow") == f"{pip} install 'video-guard[slow]'"
+    monkeypatch.setattr(plugins.shutil, "which", lambda name: str(Path(sys.executable).parent / "pip"))
+    assert plugins.install_command("slow") == "pip install 'video-guard[slow]'", "the pip of this very interpreter"
 
 
 def test_settings_come_from_file_then_environment_then_caller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -74,6 +74,88 @@ def test_version(guard: Any) -> None:
     assert json.loads(guard("version", "--json")[1])["video_guard"] == __version__
 
 
+def test_the_version_is_an_option_too(guard: Any) -> None:
+    assert guard("--version") == (0, f"video-guard {__version__}\n", "")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "named"),
+    [
+        (("scan", "x", "--out", "run", "--shard", "3/2"), "guard scan --help"),
+        (("policy", "block", "x", "--definition", "y", "--kind", "king"), "guard policy block --help"),
+    ],
+)
+def test_a_usage_error_names_the_help_of_its_own_command(guard: Any, arguments: tuple[str, ...], named: str) -> None:
+    code, _, err = guard(*arguments)
+    assert code == Exit.USAGE
+    assert f"See `{named}`." in err
+
+
+def test_a_calibration_of_another_detector_is_refused(guard: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    made_for_tiny = ROOT / "fast_path" / "weights" / "tiny" / "calibration.json"
+    monkeypatch.setenv("GUARD_CALIBRATION", str(made_for_tiny))
+    write_clip(tmp_path / "a.mp4", ball, 0.5)
+    code, out, err = guard("scan", tmp_path / "a.mp4", "--out", tmp_path / "run")
+    assert (code, out) == (Exit.USAGE, "")
+    assert "calibration_mismatch" in err
+    assert str(made_for_tiny) in err, "what was given"
+    assert "flash " in err, "what is allowed"
+    assert not (tmp_path / "run").exists()
+
+
+def test_resuming_nothing_and_finding_nothing_are_said(guard: Any, clips: Path, tmp_path: Path) -> None:
+    code, _, err = guard("scan", clips / "clean.mp4", "--out", tmp_path / "run", "--resume")
+    assert code == Exit.OK
+    assert "holds no run to go on with; a new one begins" in err
+    assert "holds no run" not in guard("scan", clips / "clean.mp4", "--out", tmp_path / "run", "--resume")[2]
+    (tmp_path / "in").mkdir()
+    (tmp_path / "in" / ".hidden.mp4").touch()
+    for out in (tmp_path / "empty", "-"):
+        code, _, err = guard("scan", tmp_path / "in", "--out", out)
+        assert code == Exit.OK
+        assert "No input was found, so nothing was judged (left out: 1 hidden)" in err
+
+
+def test_a_missing_path_is_named_on_the_terminal(guard: Any, clips: Path, tmp_path: Path) -> None:
+    code, _, err = guard("scan", clips / "clean.mp4", "gone/nowhere.mp4", "--out", tmp_path / "run")
+    assert code == Exit.SOME_UNDECIDED
+    assert "gone/nowhere.mp4" in err
+
+
+LOCKED = """schema: 1
+name: house
+version: "1"
+rules:
+  flashing.general: {state: block, locked: true, name: Flashes, definition: Flashes that hurt.}
+"""
+
+
+def test_policies_are_laid_over_each_other_and_locks_hold(guard: Any, clips: Path, tmp_path: Path) -> None:
+    house, softer, same = tmp_path / "house.yaml", tmp_path / "softer.yaml", tmp_path / "same.yaml"
+    house.write_text(LOCKED)
+    softer.write_text(LOCKED.replace("house", "softer").replace("state: block, locked: true", "state: flag"))
+    same.write_text(LOCKED.replace("house", "same").replace(", locked: true", "") + "  flashing.red: {state: flag}\n")
+    code, out, err = guard("scan", clips, "--out", "-", "--policy", "screen", "--policy", "flashing")
+    records = [json.loads(line) for line in out.splitlines()]
+    assert code == Exit.SOME_UNDECIDED, err
+    assert records[0]["policy"]["name"] == "screen/flashing"
+    assert {"flashing.general", "illegal.fire"} <= set(records[0]["categories"])
+    shown = json.loads(guard("policy", "show", house, same, "--json")[1])
+    assert {c: (r["state"], r["locked"]) for c, r in shown["rules"].items()} == {
+        "flashing.general": ("block", True),
+        "flashing.red": ("flag", False),
+    }
+    for asked in (
+        ("policy", "show", house, softer),
+        ("scan", clips, "--out", "-", "--policy", house, "--policy", softer),
+    ):
+        code, out, err = guard(*asked)
+        assert (code, out) == (Exit.USAGE, "")
+        assert "is locked by 'house'" in err
+    assert guard("policy", "show", softer, house)[0] == Exit.OK, "a later policy may be stricter"
+    assert "same: state flag" in guard("policy", "show", house, same, "--why", "flashing.red")[1]
+
+
 def test_scan_prints_the_run_directory_alone_on_stdout(guard: Any, clips: Path, tmp_path: Path) -> None:
     code, out, err = guard("scan", clips, "--out", tmp_path / "run", "--format", "jsonl,csv,parquet")
     assert (code, out) == (Exit.SOME_UNDECIDED, f"{tmp_path / 'run'}\n")
@@ -148,6 +230,13 @@ def test_probe_and_hash(guard: Any, clips: Path) -> None:
     assert "input_not_found" in err
 
 
+def test_the_hint_of_a_failed_probe_is_not_to_probe(guard: Any, tmp_path: Path) -> None:
+    (tmp_path / "x.mp4").write_bytes(b"\x00\x00\x00\x18ftypmp42" + bytes(4000))
+    code, _, err = guard("probe", tmp_path / "x.mp4")
+    assert code == Exit.SOME_UNDECIDED
+    assert "guard probe" not in err
+
+
 def test_flash_says_where_and_exits_with_1(guard: Any, clips: Path) -> None:
     code, out, _ = guard("flash", clips / "flash.mp4", "--json")
     report = json.loads(out)
@@ -183,7 +272,11 @@ def test_doctor_finds_this_installation_in_order(guard: Any) -> None:
     report = json.loads(out)
     assert (code, report["ok"]) == (Exit.OK, True), [c for c in report["checks"] if c["state"] == "broken"]
     names = {check["name"] for check in report["checks"]}
-    assert {"FFmpeg of av", "sandbox: seccomp", "detector flash", "policy library", "extra parquet"} <= names
+    found = {check["name"]: check["found"] for check in report["checks"]}
+    assert found["decoder: av"].startswith("FFmpeg ")
+    assert "YES" not in found["decoder: opencv"]
+    assert str(ROOT / "fast_path" / "weights" / "tiny") in found["model file tiny/model.safetensors"]
+    assert {"decoder: av", "sandbox: seccomp", "detector flash", "policy library", "extra parquet"} <= names
 
 
 def test_doctor_reports_what_is_broken_and_goes_on(guard: Any, tmp_path: Path) -> None:

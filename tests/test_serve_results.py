@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import re
 from html.parser import HTMLParser
@@ -13,16 +14,29 @@ import pytest
 from builders import coverage, media, policy
 from hypothesis import given
 from hypothesis import strategies as st
+from rich.console import Console
 
 from guard.errors import MissingExtra, UsageError
-from guard.types import CategoryScore, ErrorInfo, Route, RouteReason, Rule, Segment, Thresholds, Timeline, Verdict
+from guard.types import (
+    CategoryScore,
+    ErrorInfo,
+    Pass,
+    Route,
+    RouteReason,
+    Rule,
+    Segment,
+    Thresholds,
+    Timeline,
+    Verdict,
+)
 from guard.verdict import policy_ref
 from serve import results
 from serve.failures import Exit
 from serve.inputs import Input
-from serve.report import Budget, Page, compact, embed, render, thin, write_report
+from serve.report import Budget, Page, compact, embed, prose, render, thin, write_report
 from serve.results import escape_cell, record_of, row_of, write_csv, write_parquet
-from serve.summary import exit_code, tally
+from serve.same_content import speaks_of_content
+from serve.summary import Cost, earlier_cost, exit_code, print_summary, tally
 
 POLICY = policy(Rule(category="violence.fighting", state="block", name="Fighting"), Rule(category="spam", state="flag"))
 CATEGORIES = ["violence.fighting", "spam"]
@@ -147,7 +161,7 @@ def test_parquet_without_its_package_is_refused_before_the_scan(monkeypatch: pyt
     monkeypatch.setattr(builtins, "__import__", absent)
     with pytest.raises(MissingExtra) as error:
         results.require_format("parquet")
-    assert "video-guard[parquet]" in error.value.hint
+    assert "[parquet]" in error.value.hint
     results.require_format("csv")
 
 
@@ -171,6 +185,9 @@ def test_formats_are_checked() -> None:
         (["undecided", "block"], ["vlm_unavailable"], "block", Exit.BACKEND_DOWN),
         (["review"], ["rate_limited"], None, Exit.BACKEND_DOWN),
         (["undecided"], ["not_a_code"], None, Exit.BACKEND_DOWN),
+        (["review"], ["vlm_invalid_json"], None, Exit.SOME_UNDECIDED),
+        (["review"], ["parse_error"], "review", Exit.FAIL_ON_MATCHED),
+        (["review"], ["vlm_invalid_json", "vlm_timeout"], None, Exit.BACKEND_DOWN),
     ],
 )
 def test_exit_codes(decisions: list[str], codes: list[str], fail_on: str | None, expected: Exit) -> None:
@@ -187,6 +204,95 @@ def test_the_summary_counts_every_decision_and_duplicates_once_in_time() -> None
     assert counts["flagged"] == {"violence.fighting": 2}
     assert counts["errors"] == {"truncated": 1}
     assert counts["video_seconds"] == 20.0
+
+
+def test_the_summary_names_inputs_that_failed_and_counts_what_needs_a_slow_path() -> None:
+    records = [record(k, f"{k}.mp4", "undecided") for k in range(5)]
+    waiting = Route(path="slow", reason=RouteReason.UNCERTAIN, confidence=0.2)
+    records += [record(5, "5.mp4", "review", route=waiting, slow_path="not_configured")]
+    records += [record(6, "6.mp4", "review", route=waiting, slow_path="answered")]
+    counts = tally(records).to_json()
+    assert counts["error_examples"] == {"truncated": ["0.mp4", "1.mp4", "2.mp4"]}
+    assert counts["routes"] == {"fast": 5, "no_slow_path": 1, "slow": 1}
+
+
+def printed(summary: dict[str, Any]) -> str:
+    stream = io.StringIO()
+    print_summary(summary, Console(file=stream, width=200))
+    return stream.getvalue()
+
+
+def test_the_printed_summary_names_a_missing_path_and_counts_in_english() -> None:
+    gone = ErrorInfo(code="input_not_found", message="gone")
+    cost = Cost(scored=1, video_seconds=2.0, wall_seconds=1.0, cpu_seconds=1.0, peak_bytes=1 << 20)
+    one = record(0, "no/such\x1b.mp4", "undecided", error=gone)
+    shown = printed({**tally([one]).to_json(), "left_out": {}, "cost": cost.to_json()})
+    assert "1 input " in shown
+    assert "1 inputs" not in shown
+    assert "1 video (2 s)" in shown
+    assert "no/such\\x1b.mp4" in shown, "named, and unable to move the cursor"
+    many = printed(
+        {**tally([record(k) for k in range(2)]).to_json(), "left_out": {}, "cost": cost.plus(cost).to_json()}
+    )
+    assert "2 inputs " in many
+    assert "2 videos (4 s) scored in 2.0 s, 2 scans together" in many
+
+
+def test_costs_add_up_and_survive_the_file(tmp_path: Path) -> None:
+    cost = Cost(scored=3, video_seconds=10.0, wall_seconds=2.0, cpu_seconds=4.0, peak_bytes=5 << 20)
+    both = cost.plus(Cost(scored=1, video_seconds=2.0, wall_seconds=2.0, cpu_seconds=1.0, peak_bytes=9 << 20))
+    assert (both.scored, both.wall_seconds, both.peak_bytes >> 20, both.sessions) == (4, 4.0, 9, 2)
+    assert both.to_json()["videos_per_second"] == 1.0
+    file = tmp_path / "summary.json"
+    assert earlier_cost(file) is None
+    file.write_text(json.dumps({"cost": both.to_json()}))
+    assert earlier_cost(file) == both
+    for broken in ("", "[]", "{}", '{"cost": {"videos_scored": 1}}'):
+        file.write_text(broken)
+        assert earlier_cost(file) is None
+
+
+@pytest.mark.parametrize(
+    ("decision", "code", "expected"),
+    [
+        ("allow", None, True),
+        ("undecided", "truncated", True),
+        ("undecided", "no_video_stream", True),
+        ("undecided", "decode_timeout", False),
+        ("undecided", "decoder_crashed", False),
+        ("undecided", "detector_failed", False),
+        ("review", "vlm_unavailable", False),
+        ("review", "vlm_invalid_json", False),
+        ("undecided", "input_changed", False),
+        ("block", "decode_timeout", True),
+    ],
+)
+def test_which_lines_are_true_of_every_copy(decision: str, code: str | None, expected: bool) -> None:
+    error = None if code is None else {"code": code, "message": "", "hint": "", "retryable": False}
+    assert speaks_of_content({"decision": decision, "error": error}) is expected
+
+
+def test_the_page_shows_each_pass_and_where_a_slow_path_is_missing(tmp_path: Path) -> None:
+    passes = (
+        Pass(detectors=("tiny",), coverage=coverage(frames_scored=27, frames_decoded=76)),
+        Pass(
+            detectors=("flash",),
+            coverage=coverage(frames_scored=76, frames_decoded=76, full_decode=True, largest_gap_seconds=0.0),
+        ),
+    )
+    waiting = Route(path="slow", reason=RouteReason.UNCOVERED_RULE, confidence=0.0)
+    row = compact(record(route=waiting, slow_path="not_configured", passes=passes), Budget(), tmp_path)
+    assert row["v"] == [
+        "tiny: 27 of 76 decoded frames scored, largest gap 1.00 s",
+        "flash: every frame scored (76)",
+    ]
+    assert row["o"] == "needs a slow path, and none is configured: uncovered rule"
+    assert compact(record(), Budget(), tmp_path)["o"] == "fast path: confident violation"
+
+
+def test_backticks_of_a_policy_are_code_and_nothing_else_is_markup() -> None:
+    assert prose("use `screen` & <b>`a<b`") == "use <code>screen</code> &amp; &lt;b&gt;<code>a&lt;b</code>"
+    assert prose("one ` alone") == "one ` alone"
 
 
 def test_the_page_refers_to_nothing_outside_and_admits_only_its_own_script(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ from rich.console import Console
 
 from guard.api import Guard
 from guard.config import Settings
-from guard.errors import DetectorFailed, ResumeMismatch, UsageError
+from guard.errors import DecodeTimeout, DetectorFailed, ResumeMismatch, UsageError
 from serve import run_dir
 from serve.demo_clips import ball, flashing, sunset, write_clip
 from serve.failures import Exit
@@ -136,7 +136,9 @@ def test_content_seen_twice_is_scored_once_and_reported_twice(guard: Guard, fold
     assert copy["categories"] == first["categories"]
     assert copy["timings_ms"] == {}
     assert outcome.summary["duplicates"] == 2
-    assert outcome.summary["cost"]["videos_scored"] == 4, "flash, broken, clean, and the note"
+    assert outcome.summary["cost"]["videos_scored"] == 2, (
+        "flash and clean; a file that no frame comes out of is no video scored"
+    )
 
 
 def test_names_of_any_bytes_come_through(guard: Guard, clips: Path, tmp_path: Path) -> None:
@@ -182,20 +184,22 @@ def test_a_run_is_not_overwritten_and_a_strange_folder_not_used(guard: Guard, cl
 def test_a_finished_run_resumes_to_the_same_lines_without_scoring(guard: Guard, folder: Path, tmp_path: Path) -> None:
     scan(guard, tmp_path / "run", folder)
     before = lines(tmp_path / "run")
+    cost = json.loads((tmp_path / "run" / "summary.json").read_text())["cost"]
     outcome = scan(guard, tmp_path / "run", folder, resume=True)
     assert lines(tmp_path / "run") == before
-    assert outcome.summary["cost"]["videos_scored"] == 0
+    assert cost["videos_scored"] == 2
+    assert outcome.summary["cost"] == cost, "the figures of the run stay those of the run"
 
 
 def test_resume_refuses_other_settings_and_names_them(guard: Guard, folder: Path, tmp_path: Path) -> None:
     scan(guard, tmp_path / "run", folder)
-    with pytest.raises(ResumeMismatch, match=r"include was \[\], now is \[\"\*\.mp4\"\]"):
+    with pytest.raises(ResumeMismatch, match=r"--include was none, now is \*\.mp4\.$"):
         scan(guard, tmp_path / "run", folder, resume=True, selection=Selection(include=("*.mp4",)))
-    with pytest.raises(ResumeMismatch, match="paths was"):
+    with pytest.raises(ResumeMismatch, match="the PATHs was"):
         scan(guard, tmp_path / "run", folder / "clean.mp4", resume=True)
     with (
         Guard.load(SETTINGS.model_copy(update={"max_gap_seconds": 1.0})) as other,
-        pytest.raises(ResumeMismatch, match=r"max_gap_seconds was 2\.0, now is 1\.0"),
+        pytest.raises(ResumeMismatch, match=r"--max-gap was 2\.0, now is 1\.0"),
     ):
         scan(other, tmp_path / "run", folder, resume=True)
 
@@ -210,7 +214,7 @@ def test_resume_refuses_relative_paths_from_another_directory(
     scan(guard, tmp_path / "run", "in")
     scan(guard, tmp_path / "run", "in", resume=True)
     monkeypatch.chdir(tmp_path / "two")
-    with pytest.raises(ResumeMismatch, match="directory was"):
+    with pytest.raises(ResumeMismatch, match="the working directory was"):
         scan(guard, tmp_path / "run", "in", resume=True)
 
 
@@ -230,7 +234,8 @@ def test_resume_scans_new_files_and_changed_ones_and_keeps_those_that_left(
         "clean.mp4", "flash.mp4", "touched.mp4", "added.mp4",
     ]  # fmt: skip
     assert found(tmp_path / "run")["flash.mp4"] == ("block", None)
-    assert outcome.summary["cost"]["videos_scored"] == 1, "the changed one; the added one is known content"
+    assert outcome.summary["cost"]["videos_scored"] == 3, "two at first, then the changed one; the added one is known"
+    assert outcome.summary["cost"]["sessions"] == 2
 
 
 def test_content_that_moved_to_another_name_keeps_its_own_verdict(guard: Guard, clips: Path, tmp_path: Path) -> None:
@@ -249,6 +254,101 @@ def test_content_that_moved_to_another_name_keeps_its_own_verdict(guard: Guard, 
     assert by_name["z.mp4"]["sha256"] != by_name["a.mp4"]["sha256"]
 
 
+def test_a_file_replaced_behind_its_times_is_seen(guard: Guard, clips: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    flash, clean = (clips / "flash.mp4").read_bytes(), (clips / "clean.mp4").read_bytes()
+    size = max(len(flash), len(clean))
+    (folder / "a.mp4").write_bytes(clean.ljust(size, b"\0"))
+    scan(guard, tmp_path / "run", folder)
+    old = (folder / "a.mp4").stat()
+    (folder / "a.mp4").write_bytes(flash.ljust(size, b"\0"))
+    os.utime(folder / "a.mp4", ns=(old.st_atime_ns, old.st_mtime_ns))
+    assert (folder / "a.mp4").stat().st_mtime_ns == old.st_mtime_ns
+    scan(guard, tmp_path / "run", folder, resume=True)
+    assert found(tmp_path / "run")["a.mp4"] == ("block", None)
+
+
+def clock_runs_out(guard: Guard, monkeypatch: pytest.MonkeyPatch, times: int) -> list[str]:
+    """Let the first `times` decodes of a clip run into the clock, as on a busy machine."""
+    decoder, asked = guard.pipeline.stages.decoder, []
+    feed = decoder.feed
+
+    def slow_at_first(video: Any, needs: Any, sink: Any) -> Any:
+        asked.append(Path(video.source).name)
+        if len(asked) <= times:
+            raise DecodeTimeout("stopped")
+        return feed(video, needs, sink)
+
+    monkeypatch.setattr(decoder, "feed", slow_at_first)
+    return asked
+
+
+def test_a_timeout_of_one_copy_is_no_fact_about_the_next(
+    guard: Guard, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for name in "abcd":
+        shutil.copy(clips / "clean.mp4", folder / f"{name}.mp4")
+    asked = clock_runs_out(guard, monkeypatch, times=1)
+    scan(guard, tmp_path / "run", folder)
+    assert found(tmp_path / "run") == {
+        "a.mp4": ("undecided", "decode_timeout"),
+        "b.mp4": ("allow", None),
+        "c.mp4": ("allow", None),
+        "d.mp4": ("allow", None),
+    }
+    assert asked == ["a.mp4", "b.mp4"], "one retry, not one for each copy"
+    records = lines(tmp_path / "run")
+    assert [Path(r["duplicate_of"] or "-").name for r in records] == ["-", "-", "b.mp4", "b.mp4"]
+    assert [r["index"] for r in records] == [0, 1, 2, 3]
+    scan(guard, tmp_path / "run", folder, resume=True, retry_failed=True)
+    assert found(tmp_path / "run")["a.mp4"] == ("allow", None)
+
+
+def test_what_times_out_twice_is_reported_of_every_copy(
+    guard: Guard, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for number in range(9):
+        shutil.copy(clips / "clean.mp4", folder / f"{number}.mp4")
+    asked = clock_runs_out(guard, monkeypatch, times=99)
+    scan(guard, tmp_path / "run", folder)
+    assert set(found(tmp_path / "run").values()) == {("undecided", "decode_timeout")}
+    assert len(asked) == 2
+    assert len(lines(tmp_path / "run")) == 9
+
+
+def test_a_copy_added_after_a_timeout_is_judged_itself(
+    guard: Guard, clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    shutil.copy(clips / "clean.mp4", folder / "a.mp4")
+    clock_runs_out(guard, monkeypatch, times=1)
+    scan(guard, tmp_path / "run", folder)
+    shutil.copy(clips / "clean.mp4", folder / "b.mp4")
+    scan(guard, tmp_path / "run", folder, resume=True)
+    assert found(tmp_path / "run") == {"a.mp4": ("undecided", "decode_timeout"), "b.mp4": ("allow", None)}
+
+
+def test_a_picture_is_whole_or_not_there(guard: Guard, clips: Path, tmp_path: Path, monkeypatch: Any) -> None:
+    from serve import evidence
+
+    monkeypatch.setattr(Path, "replace", lambda self, target: (_ for _ in ()).throw(KeyboardInterrupt))
+    record = {"sha256": guard.open(clips / "flash.mp4").sha256, "decision": "block", "source": "flash.mp4"}
+    record |= {"segments": [{"peak_score": 1.0, "peak_seconds": 0.5, "category": "flashing"}]}
+    with pytest.raises(KeyboardInterrupt):
+        evidence.take_pictures(guard, tmp_path, [record], {record["sha256"]: str(clips / "flash.mp4")})
+    assert not list((tmp_path / "evidence").glob("*.jpg")), "killed before the last step: no part under its name"
+    monkeypatch.undo()
+    taken = evidence.take_pictures(guard, tmp_path, [record], {record["sha256"]: str(clips / "flash.mp4")})
+    assert [(tmp_path / one["path"]).exists() for one in taken[record["sha256"]]] == [True]
+    assert not list((tmp_path / "evidence").glob("*.tmp"))
+
+
 def test_retry_failed_judges_undecided_inputs_again(guard: Guard, folder: Path, tmp_path: Path) -> None:
     scan(guard, tmp_path / "run", folder)
     (folder / "empty.mp4").unlink()
@@ -259,7 +359,7 @@ def test_retry_failed_judges_undecided_inputs_again(guard: Guard, folder: Path, 
     results = found(tmp_path / "run")
     assert results["empty.mp4"] == ("block", None)
     assert results["link.mp4"] == ("allow", None)
-    assert outcome.summary["cost"]["videos_scored"] == 2, "the broken clip and the note"
+    assert outcome.summary["cost"]["videos_scored"] == 2, "flash and clean; the two new files are copies of them"
 
 
 def test_a_torn_journal_line_is_dropped(guard: Guard, folder: Path, tmp_path: Path) -> None:

@@ -50,21 +50,30 @@ def list_(as_json: AsJson = False) -> None:
 
 
 def show(
-    name: Name,
+    names: Annotated[
+        list[str],
+        typer.Argument(
+            metavar="NAME...",
+            help="Name of a policy, a policy file, or layer:NAME of the store; each is laid over those before it.",
+            show_default=False,
+        ),
+    ],
     why: Annotated[str | None, typer.Option(help="Say which layer decided what about this rule.")] = None,
     as_json: AsJson = False,
 ) -> None:
-    """Show what a policy blocks and flags; with --why, who decided so."""
-    from policies import commands
+    """Show what a policy, or several together, block and flag; with --why, who decided so."""
+    from policies.names import resolve
+    from serve.policy_layers import composed
 
+    found = composed(names)
+    policy = found.policy
     if why is not None:
-        said = commands.why(name, why)
+        said = found.why(resolve(why, policy.rules, by_part=True).category)
         if as_json:
-            print_json({"policy": name, "rule": why, "why": said.splitlines()})
+            print_json({"policy": " ".join(names), "rule": why, "why": said.splitlines()})
         else:
             print("\n".join(safe(line) for line in said.splitlines()))
         return
-    policy = commands.show(name).policy
     if as_json:
         print_json(_plain(policy))
         return

@@ -32,7 +32,13 @@ def scan(
         list[str], typer.Argument(help="Files, directories, globs; - reads a list from stdin.", show_default=False)
     ],
     out: Annotated[str, typer.Option(help="Run directory; - writes the lines to stdout, without one.")],
-    policy: Annotated[str | None, typer.Option(help="Name of a policy, or a policy file.")] = None,
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Name of a policy, or a policy file. Repeatable: each is laid over those before it, and cannot loosen "
+            "what they lock."
+        ),
+    ] = None,
     workers: Annotated[int | None, typer.Option(min=1, max=256, help="Decoder processes. Default: one a core.")] = None,
     checkpoint: Annotated[
         Path | None, typer.Option(help="Folder of `guard train fast` to screen with. Default: the shipped weights.")
@@ -48,7 +54,13 @@ def scan(
     limit: Annotated[int | None, typer.Option(min=0, help="Take at most this many inputs.")] = None,
     null: Annotated[bool, typer.Option("--null", help="The list on stdin is separated by NUL bytes.")] = False,
     format_: Annotated[str, typer.Option("--format", help="jsonl, csv, parquet; separated by commas.")] = "jsonl",
-    fail_on: Annotated[str | None, typer.Option(help="review or block: exit with 1 if any is found.")] = None,
+    fail_on: Annotated[
+        str | None,
+        typer.Option(
+            help="block: exit with 1 if any input is blocked; review: if any is blocked or to be reviewed. Undecided "
+            "inputs alone give 3. Default: what was found does not change the exit code."
+        ),
+    ] = None,
     max_gap: Annotated[float | None, typer.Option(help="Largest stretch without a scored frame, in seconds.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, help="Places the samples, together with the content.")] = None,
     progress: Annotated[str, typer.Option(help="bar, json or none, on stderr.")] = "bar",
@@ -56,12 +68,14 @@ def scan(
 ) -> None:
     """Judge every input and write one line for each, in input order.
 
-    Exit codes: 0 done; 1 --fail-on matched; 2 usage; 3 some inputs are undecided; 4 a backend is down; 130
-    interrupted, go on with --resume. Where several hold, 4 goes before 1, and 1 before 3.
+    Exit codes: 0 done; 1 --fail-on matched; 2 usage; 3 some inputs are undecided, or the slow path's answer could not
+    be used; 4 a backend is down; 130 interrupted, go on with --resume. Where several hold, 4 goes before 1, and 1
+    before 3.
     """
     from guard.api import Guard
     from guard.config import load_settings
     from serve.inputs import Selection
+    from serve.policy_layers import composed
     from serve.progress import make_progress
     from serve.results import parse_formats
     from serve.scan import ScanRequest
@@ -83,7 +97,7 @@ def scan(
         evidence=evidence,
     )
     overrides: dict[str, Any] = {
-        "policy": policy,
+        "policy": policy[0] if policy and len(policy) == 1 else None,
         "workers": workers,
         "fast_checkpoint": checkpoint,
         "slow_url": slow,
@@ -92,7 +106,8 @@ def scan(
     }
     if out == "-" and (resume or retry_failed or evidence):
         raise UsageError("--out - keeps nothing, so --resume, --retry-failed and --evidence cannot go with it.")
-    with Guard.load(load_settings(**overrides)) as guard, make_progress(mode) as display:
+    layered = composed(policy).policy if policy and len(policy) > 1 else None
+    with Guard.load(load_settings(**overrides), policy=layered) as guard, make_progress(mode) as display:
         code = _to_stdout(guard, request, display) if out == "-" else _to_directory(guard, request, display)
     raise typer.Exit(code)
 
@@ -106,10 +121,13 @@ def parse_shard(text: str) -> tuple[int, int]:
 
 
 def _to_directory(guard: Guard, request: ScanRequest, display: Progress) -> Exit:
+    from serve.run_dir import RUN
     from serve.scan import REPORT, run_scan
-    from serve.summary import print_summary
-    from serve.terminal import console, safe
+    from serve.summary import nothing_found, print_summary
+    from serve.terminal import console, fail_line, safe
 
+    if request.resume and not (request.out / RUN).exists():
+        fail_line(f"{str(request.out)!r} holds no run to go on with; a new one begins.")
     try:
         outcome = run_scan(guard, request, display)
     except KeyboardInterrupt:
@@ -117,6 +135,8 @@ def _to_directory(guard: Guard, request: ScanRequest, display: Progress) -> Exit
         return Exit.INTERRUPTED
     display.__exit__(None, None, None)  # the bar gives way to the tables
     print_summary(outcome.summary, console(stderr=True))
+    if not outcome.summary["inputs"]:
+        fail_line(nothing_found(outcome.summary))
     print(f"Report: {safe(request.out / REPORT)}", file=sys.stderr)
     print(request.out)
     return outcome.exit_code
@@ -124,9 +144,14 @@ def _to_directory(guard: Guard, request: ScanRequest, display: Progress) -> Exit
 
 def _to_stdout(guard: Guard, request: ScanRequest, display: Progress) -> Exit:
     from serve.scan import run_scan
+    from serve.summary import nothing_found
+    from serve.terminal import fail_line
 
     with tempfile.TemporaryDirectory(prefix="guard-scan-") as folder:
-        return run_scan(guard, replace(request, out=Path(folder)), InOrder(display, sys.stdout)).exit_code
+        outcome = run_scan(guard, replace(request, out=Path(folder)), InOrder(display, sys.stdout))
+    if not outcome.summary["inputs"]:
+        fail_line(nothing_found(outcome.summary))
+    return outcome.exit_code
 
 
 class InOrder:

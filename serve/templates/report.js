@@ -149,8 +149,8 @@
       j.checks.map((c) => [el("dt", null, nameOf(c[0])), el("dd", null, c[1] + (c[2].length ? " at " + c[2].map(clock).join(", ") : ""), c[3] ? [". ", visible(c[3])] : null)])),
     j.seen.length ? el("ul", null, j.seen.map((o) => el("li", null, clock(o[0]) + "–" + clock(o[1]) + ": ", visible(o[2])))) : null);
   function facts(row) {
-    const pairs = [["media", row.m], ["route", row.o], ["coverage", row.v], ["SHA-256", row.h ? el("code", null, row.h) : null], ["input", "number " + (row.i + 1)]];
-    return el("div", null, el("h3", null, "Facts"), el("dl", null, pairs.filter((p) => p[1]).map((p) => [el("dt", null, p[0]), el("dd", null, p[1])])));
+    const pairs = [["media", row.m], ["route", row.o], ["coverage", row.v.length ? row.v : null], ["SHA-256", row.h ? el("code", null, row.h) : null], ["input", "number " + (row.i + 1)]];
+    return el("div", null, el("h3", null, "Facts"), el("dl", null, pairs.filter((p) => p[1]).map((p) => [el("dt", null, p[0]), (Array.isArray(p[1]) ? p[1] : [p[1]]).map((value) => el("dd", null, value))])));
   }
   const thumbs = (row) => el("div", { class: "thumbs" }, row.p.map((p) => el("figure", null,
     el("button", { type: "button", "aria-label": "Frame at " + clock(p[0]) + ", blurred; focus to see it" }, el("img", { src: p[2], alt: "", loading: "lazy" })),
