@@ -73,6 +73,10 @@ class Transform:
     change: Change = lambda image: image
     crf: int = 20
     speed: float = 1.0
+    fps: float | None = None
+    """Frames that are kept of a second; None keeps all."""
+    held: bool = False
+    """With `fps`: whether each kept frame is repeated, so that the file plays at 30 a second all the same."""
 
 
 TRANSFORMS = {
@@ -83,6 +87,8 @@ TRANSFORMS = {
     "speed_1.5": Transform(speed=1.5),
     "letterbox": Transform(change=letterbox),
     "logo_overlay": Transform(change=logo),
+    "5_frames_a_second": Transform(fps=5.0),
+    "5_held_to_30": Transform(fps=5.0, held=True),
 }
 
 
@@ -91,8 +97,10 @@ def transcoded(row: dataset.Row, name: str, cache: Path) -> Path:
     how = TRANSFORMS[name]
 
     def make(target: Path) -> None:
-        fps = frame_rate(row.path)
-        encode((how.change(image) for image in paced(row.path, fps, how.speed)), target, fps, crf=how.crf)
+        fps = how.fps or frame_rate(row.path)
+        times = round(30 / fps) if how.held else 1
+        frames = (how.change(image) for image in paced(row.path, fps, how.speed) for _ in range(times))
+        encode(frames, target, fps * times, crf=how.crf)
 
     return kept_file(cache, ["robust-1", row.sha256, name], make)
 
