@@ -21,8 +21,6 @@ from urllib.parse import urlencode
 
 from guard.errors import InvalidConfig
 
-SECRET_FILE = "serve-secret"
-"""In the home of video-guard. Several machines that serve one database need the same file."""
 SECRET_BYTES = 32
 _MAX_TOKEN = 4096
 EVIDENCE_SECONDS = 300.0

@@ -122,9 +122,11 @@ def verify_audit(
     database = _database()
     from guard.config import load_settings
     from serve import audit
-    from serve.signing import SECRET_FILE, Signer, load_secret
+    from serve.settings import load_serve_settings
+    from serve.signing import Signer, load_secret
 
-    signer = Signer(load_secret(load_settings().home / SECRET_FILE)) if anchors or write_anchors else None
+    secret = load_serve_settings().secret or load_settings().home / "serve.secret"
+    signer = Signer(load_secret(secret)) if anchors or write_anchors else None
     reports = audit.verify(database, anchors=audit.read_anchors(anchors) if anchors else (), signer=signer)
     whole = not any(report.problems for report in reports)
     if write_anchors is not None and signer is not None and whole:
