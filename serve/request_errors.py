@@ -9,7 +9,7 @@ class InvalidRequest(UsageError):
     """A field is missing, unknown or has a value that is not allowed."""
 
     code = "invalid_request"
-    default_hint = "See /docs for the fields and their types."
+    default_hint = "See /openapi.json for the fields and their types."
 
     def __init__(self, message: str, *, hint: str | None = None, param: str | None = None) -> None:
         super().__init__(message, hint=hint)
