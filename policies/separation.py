@@ -8,6 +8,7 @@ speaks for a large separation. Pure.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 
 import numpy as np
 
@@ -117,15 +118,22 @@ def likelihood_ratios(deviations: Float64Array, separations: Float64Array, ordin
     clips. It does not fall again further out, where a video is only more like the examples, but rises by a hundredth
     per deviation, which decides nothing and keeps the order.
     """
-    unlikely = 1 / (4 * (ordinary + 1))
-    places = np.linspace(_LOWEST, _HIGHEST, 1321)
-    ratios = _normal(places[:, None] - separations) / (_normal(places[:, None]) + unlikely)
-    ratios = np.maximum.accumulate(ratios, axis=0) * (1 + (places[:, None] - _LOWEST) / 100)
-    at = (np.clip(deviations, _LOWEST, _HIGHEST) - _LOWEST) / (places[1] - places[0])
-    below = np.minimum(at.astype(np.int64), len(places) - 2)
+    ratios = _table(tuple(separations.tolist()), ordinary)
+    at = (np.clip(deviations, _LOWEST, _HIGHEST) - _LOWEST) * (len(ratios) - 1) / (_HIGHEST - _LOWEST)
+    below = np.minimum(at.astype(np.int64), len(ratios) - 2)
     share = (at - below)[:, None]
     found: Float64Array = ratios[below] * (1 - share) + ratios[below + 1] * share
     return found
+
+
+@lru_cache(maxsize=8)
+def _table(separations: tuple[float, ...], ordinary: int) -> Float64Array:
+    """Return float64 [P, G]: the ratios at P even places from the lowest deviation to the highest."""
+    unlikely = 1 / (4 * (ordinary + 1))
+    places = np.linspace(_LOWEST, _HIGHEST, 1321)[:, None]
+    ratios = _normal(places - np.array(separations)) / (_normal(places) + unlikely)
+    table: Float64Array = np.maximum.accumulate(ratios, axis=0) * (1 + (places - _LOWEST) / 100)
+    return table
 
 
 def any_of(windows: Scored) -> Scored:

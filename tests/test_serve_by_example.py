@@ -211,3 +211,41 @@ def test_a_background_of_too_few_clips_is_refused(guard: Any, clips: Path, tmp_p
     code, _, err = guard("policy", "background", clips / "shaking", "--out", tmp_path / "b.npz")
     assert (code, "at least 20 different clips; 11 of 11" in err) == (Exit.USAGE, True)
     assert not (tmp_path / "b.npz").exists()
+
+
+def test_the_shipped_background_is_of_the_shipped_encoder() -> None:
+    """Fails where the weights were changed: fit it again, see docs/policies.md."""
+    from fast_path.detectors import tiny
+    from fast_path.embedder import embedder_of
+    from policies.background import SHIPPED, background_for
+
+    embedder = embedder_of(tiny.build(tiny.Config()))
+    assert embedder is not None
+    assert [file.stem for file in SHIPPED.glob("*.npz")] == [embedder.fingerprint]
+    assert len(background_for(embedder.fingerprint).whitened) > 100
+
+
+def test_the_encoder_embeds_a_clip_once_for_detector_and_examples(monkeypatch: pytest.MonkeyPatch) -> None:
+    from builders import frames
+
+    from fast_path.detectors import tiny
+    from fast_path.embedder import embedder_of
+    from guard.interfaces import score_frames
+
+    detector = tiny.tiny()
+    before = score_frames(detector, frames(count=6, side=64, burst=3))
+    calls = []
+    real = detector.encoder.embed
+    monkeypatch.setattr(detector.encoder, "embed", lambda clips: calls.append(len(clips)) or real(clips))
+    embedder = embedder_of(detector)
+    assert embedder is not None
+    assert embedder_of(detector) is not None
+    shown = frames(count=6, side=64, burst=3)
+    after = score_frames(detector, shown)
+    moments, seconds = embedder.embed(shown)
+    assert calls == [2]
+    assert (moments.shape[0], len(seconds)) == (2, 2)
+    assert np.array_equal(before.probability, after.probability)
+    other = embedder.embed(frames(count=6, side=64, burst=3, fill=9))[0]
+    assert calls == [2, 2], "another picture is embedded anew"
+    assert not np.array_equal(other, moments)
