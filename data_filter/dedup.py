@@ -19,6 +19,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from data_filter.types import Float64Array, Int64Array
 from guard.types import UInt8Array, require
 
 Hashes: TypeAlias = NDArray[np.uint64]
@@ -95,25 +96,80 @@ def near_pairs(
     Plain pictures (a black frame hashes to 0) match everything: frames whose hash has fewer than 4 bits set or
     cleared do not nominate candidates, though they count in the distance.
     """
-    table: dict[tuple[int, int], set[int]] = defaultdict(set)
-    for j, clip in enumerate(clips if others is None else others):
-        for band in _bands(clip):
-            table[band].add(j)
+    right = clips if others is None else others
+    table = _Table(right)
+    keys, owner = _bands(clips)
+    starts = np.searchsorted(owner, np.arange(len(clips) + 1))
     found = []
     for i, clip in enumerate(clips):
-        candidates: set[int] = set().union(*(table.get(band, set()) for band in _bands(clip)))
-        for j in sorted(candidates):
-            if others is None and j <= i:
-                continue
-            look, motion = distance(clip, (clips if others is None else others)[j])
-            if same(look, motion, bits):
-                found.append(NearPair(first=i, second=j, bits=look))
+        candidates = table.sharing(keys[starts[i] : starts[i + 1]])
+        if others is None:
+            candidates = candidates[candidates > i]
+        near, look = table.near(clip, candidates, bits)
+        found += [NearPair(first=i, second=int(j), bits=float(d)) for j, d in zip(near, look, strict=True)]
     return found
 
 
-def _bands(clip: Hashes) -> set[tuple[int, int]]:
-    telling = [int(h) for h in clip[:, 0] if 4 <= int(h).bit_count() <= 60]
-    return {(band, (h >> (16 * band)) & 0xFFFF) for h in telling for band in range(4)}
+def _bands(clips: Sequence[Hashes]) -> tuple[Int64Array, Int64Array]:
+    """Return the 16-bit bands of telling frames as numbers below 4 x 2^16, and whose they are, sorted by clip."""
+    if not clips:
+        return np.zeros(0, dtype=np.int64), np.zeros(0, dtype=np.int64)
+    owner = np.repeat(np.arange(len(clips)), [len(clip) for clip in clips])
+    looks = np.concatenate([clip[:, 0] for clip in clips])
+    count = np.bitwise_count(looks)
+    owner, looks = owner[(count >= 4) & (count <= 60)], looks[(count >= 4) & (count <= 60)]
+    values = [
+        ((looks >> np.uint64(16 * band)) & np.uint64(0xFFFF)).astype(np.int64) + (band << 16) for band in range(4)
+    ]
+    both = np.unique(np.stack([np.tile(owner, 4), np.concatenate(values)], axis=1), axis=0)
+    return both[:, 1], both[:, 0]
+
+
+class _Table:
+    """Clips by their bands, and their hashes in one block for each number of frames."""
+
+    def __init__(self, clips: Sequence[Hashes]) -> None:
+        keys, owner = _bands(clips)
+        order = np.argsort(keys, kind="stable")
+        self._owner = owner[order]
+        self._starts = np.searchsorted(keys[order], np.arange((4 << 16) + 1))
+        self._length = np.array([len(clip) for clip in clips], dtype=np.int64)
+        self._place = np.zeros(len(clips), dtype=np.int64)
+        self._blocks: dict[int, Hashes] = {}
+        for length in np.unique(self._length):
+            mine = np.flatnonzero(self._length == length)
+            self._place[mine] = np.arange(len(mine))
+            self._blocks[int(length)] = np.stack([clips[int(i)] for i in mine])
+
+    def sharing(self, keys: Int64Array) -> Int64Array:
+        """Return the clips that share one of the bands, sorted."""
+        parts = [self._owner[self._starts[k] : self._starts[k + 1]] for k in keys]
+        return np.unique(np.concatenate(parts)) if parts else np.zeros(0, dtype=np.int64)
+
+    def near(self, clip: Hashes, candidates: Int64Array, bits: float) -> tuple[Int64Array, Float64Array]:
+        """Return those of the candidates that show the same as `clip`, and their look distances; as `distance` and
+        `same` say, for many clips at once."""
+        look, motion = np.full(len(candidates), np.inf), np.full(len(candidates), np.nan)
+        for length in np.unique(self._length[candidates]):
+            mine = self._length[candidates] == length
+            block = self._blocks[int(length)][self._place[candidates[mine]]]
+            look[mine], motion[mine] = _distances(clip, block)
+        still = np.isnan(motion)
+        fits = np.where(still, look <= min(bits, STILL_BITS), (look <= bits) & (motion <= MOTION_BITS))
+        return candidates[fits], look[fits]
+
+
+def _distances(clip: Hashes, block: Hashes) -> tuple[Float64Array, Float64Array]:
+    """Return look and motion distances [n] of one clip to clips [n, F, 2]; motion NaN where nothing moves."""
+    if len(clip) <= block.shape[1]:
+        block = block[:, np.linspace(0, block.shape[1] - 1, len(clip)).round().astype(np.int64)]
+    else:
+        clip = clip[np.linspace(0, len(clip) - 1, block.shape[1]).round().astype(np.int64)]
+    differing = np.bitwise_count(clip[None] ^ block).astype(np.float64)
+    moving = (clip[None, :, 1] > 0) & (block[:, :, 1] > 0)
+    count = moving.sum(axis=1)
+    motion = np.where(count > 0, (differing[:, :, 1] * moving).sum(axis=1) / np.maximum(count, 1), np.nan)
+    return differing[:, :, 0].mean(axis=1), motion
 
 
 def clusters(total: int, pairs: Sequence[NearPair]) -> list[list[int]]:

@@ -79,6 +79,32 @@ def test_pairs_equal_brute_force() -> None:
     assert dedup.clusters(13, dedup.near_pairs(clips)) == [[2, 10], [5, 11, 12]]
 
 
+def test_fast_pairs_equal_the_plain_rule_for_any_hashes() -> None:
+    """Clips of 1 to 6 frames, some moving and some still, each with a copy that differs by a few bits."""
+    rng = np.random.default_rng(0)
+    clips = []
+    for _ in range(60):
+        frames = int(rng.integers(1, 7))
+        clip = rng.integers(0, 2**64, size=(frames, 2), dtype=np.uint64)
+        clip[:, 1] *= rng.integers(0, 2, size=frames).astype(np.uint64)
+        clips.append(clip)
+        copy = clip.copy()
+        copy[:, 0] ^= np.uint64(1) << rng.integers(0, 64, size=frames, dtype=np.uint64)
+        copy[copy[:, 1] > 0, 1] ^= np.uint64(int(rng.choice([1, 0xFFFF])))
+        clips.append(copy[:: int(rng.integers(1, 3))])
+    sharing = [{(b, (int(h) >> (16 * b)) & 0xFFFF) for h in c[:, 0] for b in range(4)} for c in clips]
+    plain = {
+        (i, j)
+        for i, j in itertools.combinations(range(120), 2)
+        if sharing[i] & sharing[j] and dedup.same(*dedup.distance(clips[i], clips[j]))
+    }
+    assert {(p.first, p.second) for p in dedup.near_pairs(clips)} == plain
+    assert 20 < len(plain) < 70
+    across = {(p.first, p.second) for p in dedup.near_pairs(clips[::2], clips[1::2])}
+    assert across == {(i // 2, j // 2) for i, j in plain if i % 2 == 0 and j % 2 == 1}
+    assert dedup.near_pairs([]) == dedup.near_pairs([], clips) == []
+
+
 def test_black_clips_are_not_all_one() -> None:
     black = _hashes(np.zeros((4, 64, 64, 3), np.uint8))
     assert dedup.near_pairs([black, black]) == []
