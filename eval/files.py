@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import hashlib
+import io
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -55,14 +56,19 @@ class LabelFiles:
     def lines(self, *names: str) -> Iterator[tuple[str, str]]:
         """Yield place (`file, line 3`) and content of each line that is not blank."""
         path, text = self.text(*names)
-        for number, line in enumerate(text.splitlines(), 1):
+        # Not `splitlines`, which also breaks at U+2028 and its like inside a text.
+        for number, line in enumerate(text.split("\n"), 1):
             if line.strip():
-                yield f"{path}, line {number}", line.strip()
+                yield f"{path}, line {number}", line.strip("\r ")
 
     def table(self, *names: str, columns: Sequence[str], delimiter: str = ",") -> Iterator[tuple[str, dict[str, str]]]:
         """Yield place and row of a CSV or TSV file with a header; raises where one of `columns` is not in it."""
         path, text = self.text(*names)
-        reader = csv.DictReader(text.splitlines(), delimiter=delimiter)
+        content = io.StringIO(text, newline="")
+        if delimiter == "\t":
+            reader = csv.DictReader(content, delimiter=delimiter, quoting=csv.QUOTE_NONE)
+        else:
+            reader = csv.DictReader(content, delimiter=delimiter)
         found = [name.strip() for name in reader.fieldnames or ()]
         lacking = [name for name in columns if name not in found]
         if lacking:
