@@ -57,7 +57,12 @@ def main(manifest: Path, out: Path, untrained: bool) -> None:
             print(number, len(rows), flush=True)
     arrays = {name: np.array(values) for name, values in found.items()}
     arrays |= {name: np.concatenate(values) for name, values in bursts_of.items()}
-    np.savez(out, **arrays, encoder=np.array(["tiny, untrained" if untrained else "tiny, shipped"]))
+    np.savez(
+        out,
+        **arrays,
+        encoder=np.array(["tiny, untrained" if untrained else "tiny, shipped"]),
+        fingerprint=np.array([encoder.fingerprint]),
+    )
 
 
 if __name__ == "__main__":
