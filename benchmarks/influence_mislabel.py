@@ -1,8 +1,9 @@
 """Finding wrong labels on the shared clips: our detectors beside cleanlab, on the same embeddings and out-of-fold
 probabilities.
 
-Usage: python benchmarks/influence_mislabel.py EMBEDDINGS.npz OUT.json
-EMBEDDINGS.npz: ids [N], embeddings [N, D], labels [N] (one class name each), groups [N]; see `influence_embed.py`.
+Usage: python benchmarks/influence_mislabel.py OUT.json EMBEDDINGS.npz ...   (needs cleanlab)
+EMBEDDINGS.npz: ids [N], embeddings [N, D], labels [N] (one class name each), groups [N], clips [N], splits [N],
+encoder [1]; see `influence_embed.py`. With several files there is one table for each encoder.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import os
 import platform
 import sys
 import time
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -99,13 +101,7 @@ def one(data: dict[str, np.ndarray], share: float, kind: str, seed: int) -> dict
     return out
 
 
-def main(source: Path, out: Path) -> None:
-    with np.load(source) as file:
-        data: dict[str, Any] = {name: file[name] for name in file.files}
-    keep = np.isin(data["labels"], list(SIBLINGS)) & (data["splits"] == "train")
-    str(data["encoder"][0])
-    data = {name: data[name][keep] for name in ("ids", "embeddings", "labels", "groups", "clips")}
-    start = time.perf_counter()
+def table_of(data: dict[str, Any]) -> dict[str, Any]:
     table: dict[str, Any] = {}
     for kind in ("symmetric", "confusable"):
         for share in (0.05, 0.1, 0.2):
@@ -113,29 +109,44 @@ def main(source: Path, out: Path) -> None:
             table[f"{kind} {share:.0%}"] = {
                 name: {
                     "auc": round(float(np.mean([r[name]["auc"] for r in runs])), 4),
-                    "auc_sd": round(float(np.std([r[name]["auc"] for r in runs])), 4),
+                    "auc_sd": round(float(np.std([r[name]["auc"] for r in runs], ddof=1)), 4),
                     "recall_at_true_count": round(float(np.mean([r[name]["recall"] for r in runs])), 4),
                 }
                 for name in runs[0]
             }
             flags = table[f"{kind} {share:.0%}"]["audit flags"]
             flags["precision"] = flags.pop("auc")
+            flags["recall"] = flags.pop("recall_at_true_count")
             flags.pop("auc_sd")
             print(kind, share, json.dumps(table[f"{kind} {share:.0%}"], indent=None), flush=True)
-    names, counts = np.unique(data["labels"], return_counts=True)
+    return table
+
+
+def main(out: Path, sources: list[Path]) -> None:
+    start = time.process_time()
+    tables: dict[str, Any] = {}
+    facts: dict[str, Any] = {}
+    for source in sources:
+        with np.load(source) as file:
+            data: dict[str, Any] = {name: file[name] for name in file.files}
+        encoder = str(data["encoder"][0])
+        keep = np.isin(data["labels"], list(SIBLINGS)) & (data["splits"] == "train")
+        data = {name: data[name][keep] for name in ("ids", "embeddings", "labels", "groups", "clips")}
+        tables[encoder] = table_of(data)
+        names, counts = np.unique(data["labels"], return_counts=True)
+        facts = {"rows": int(keep.sum()), "classes": dict(zip(names.tolist(), counts.tolist(), strict=True))}
     content = {
-        "what": "mislabel detection on the training clips, embeddings by "
-        + str(data["encoder"][0] if "encoder" in data else "?"),
-        "machine": "2 cores x86-64, one thread, shared with other work",
+        "what": "mislabel detection on windows of the training clips, whole clips mislabelled; a table per encoder",
+        "machine": "2 cores x86-64, one thread; seconds are processor seconds, the machine was shared",
         "python": platform.python_version(),
-        "rows": int(keep.sum()),
-        "classes": dict(zip(names.tolist(), counts.tolist(), strict=True)),
+        "cleanlab": version("cleanlab"),
+        **facts,
         "seeds": SEEDS,
-        "seconds": round(time.perf_counter() - start, 1),
-        "table": table,
+        "seconds": round(time.process_time() - start, 1),
+        "table": tables,
     }
     out.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]), Path(sys.argv[2]))
+    main(Path(sys.argv[1]), [Path(name) for name in sys.argv[2:]])
