@@ -12,6 +12,7 @@ from typing import Protocol
 
 from guard.background import BackgroundLoop
 from guard.errors import DetectorFailed, GuardError, VlmUnavailable
+from guard.slow_outcome import slow_error
 from guard.types import ErrorInfo, Judgement, Policy, Verdict
 from guard.verdict import Evidence, decide, failed
 
@@ -132,11 +133,7 @@ class TextGuard:
         except Exception:
             log.exception("the slow path failed on a text")
             return None, VlmUnavailable("The slow path failed.").info()
-        if judgement.status == "ok":
-            return judgement, None
-        code = judgement.error_code or judgement.status
-        message = f"The slow path gave no usable answer ({judgement.status})."
-        return judgement, ErrorInfo(code=code, message=message, hint=VlmUnavailable.default_hint, retryable=True)
+        return judgement, slow_error(judgement)
 
     def _failed(self, error: Exception, policy: Policy, source: str) -> Verdict:
         if not isinstance(error, GuardError):
