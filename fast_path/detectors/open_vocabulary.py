@@ -4,11 +4,12 @@ For each moment and category, p = sigmoid(l - l0): l is the highest scaled cosin
 prompts, l0 the log-sum-exp over prompts for ordinary scenes. That is the softmax of "this" against "nothing of note".
 The score is
 
-    0.1 + 0.9 * p
+    0.1 + 0.79 * p
 
-because words alone prove nothing: at or above 0.1, the default thresholds never clear a video on it. A calibration
-fitted on labelled clips maps it to a probability, and then it may. The video's score is the mean of its two highest
-moments.
+because words alone prove nothing: from 0.1 to 0.89, the default thresholds (0.1 and 0.9) neither clear nor block a
+video on it. A softmax over a handful of sentences is near 1 for anything that looks a little more like this than like
+them, and nobody has counted how often that is wrong. A calibration fitted on labelled clips does count it, and maps the
+score to a probability; then it may. The video's score is the mean of its two highest moments.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ NEUTRAL = (
     "an ordinary scene with nothing of note", "people going about their day", "a landscape", "a person talking",
     "sports", "an animal", "a screen with text", "a dark picture",
 )  # fmt: skip
-_FLOOR = 0.1
+_FLOOR, _CEILING = 0.1, 0.89
+_ALGORITHM = 2
+"""Raise with any change that changes scores: it is part of the fingerprint."""
 _TOP = 2
 _UNSEEN_ROOTS = ("deception", "flashing", "spam", "profanity", "toxicity", "negativity")
 """Roots that a single picture does not show."""
@@ -75,7 +78,7 @@ class Detector:
         self._owner = [index for index, texts in enumerate(config.prompts.values()) for _ in texts]
         texts = [text for group in config.prompts.values() for text in group]
         self._texts: Float32Array = encoder.embed_text([*texts, *config.neutral])
-        content = [encoder.fingerprint, list(map(list, config.prompts.items())), list(config.neutral)]
+        content = [_ALGORITHM, encoder.fingerprint, list(map(list, config.prompts.items())), list(config.neutral)]
         self.fingerprint = hashlib.sha256(json.dumps(content, default=list).encode()).hexdigest()[:16]
 
     @property
@@ -118,7 +121,7 @@ class Detector:
         best = np.stack([own[:, owner == index].max(axis=1) for index in range(len(self.categories))], axis=1)
         ordinary = np.logaddexp.reduce(neutral, axis=1)[:, None]
         p = 1 / (1 + np.exp(np.clip(ordinary - best, -50, 50)))
-        return np.asarray(np.maximum(_FLOOR + (1 - _FLOOR) * p, np.float32(_FLOOR)), np.float32)
+        return np.asarray(np.maximum(_FLOOR + (_CEILING - _FLOOR) * p, np.float32(_FLOOR)), np.float32)
 
 
 class Session:
