@@ -3,7 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import signal
+import subprocess
+import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -136,6 +141,37 @@ def test_a_resumed_run_gives_the_same_bytes(done: Path, folder: Path, tmp_path: 
     assert (again / "scores.parquet").read_bytes() == (done / "scores.parquet").read_bytes()
     kept = [[json.loads(line)["id"] for line in (f / "selected.jsonl").read_text().splitlines()] for f in (again, done)]
     assert kept[0] == kept[1]
+
+
+KILLED = """
+import importlib.util, sys
+from pathlib import Path
+spec = importlib.util.spec_from_file_location("flow", {here!r})
+flow = importlib.util.module_from_spec(spec)
+sys.modules["flow"] = flow
+spec.loader.exec_module(flow)
+def wait(stage, done, total):
+    import time
+    time.sleep(0.1)
+flow.distill(Path({manifest!r}), Path({out!r}), flow.CONFIG, progress=wait)
+"""
+
+
+def test_kill_nine_and_resume_give_the_same_scores(done: Path, folder: Path, tmp_path: Path) -> None:
+    out = tmp_path / "killed"
+    code = KILLED.format(here=__file__, manifest=str(folder / "manifest.jsonl"), out=str(out))
+    process = subprocess.Popen([sys.executable, "-c", code], env={**os.environ, "PYTHONPATH": str(Path.cwd())})
+    deadline = time.monotonic() + 60
+    while len(list(out.rglob("*.npz"))) < 5 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    assert 5 <= len(list(out.rglob("*.npz"))) < 27, "the kill came before or after the work"
+    assert json.loads((out / "run.json").read_text())["status"] == "running"
+    assert not (out / "selected.jsonl").exists()
+    distill(folder / "manifest.jsonl", out, CONFIG)
+    assert (out / "scores.parquet").read_bytes() == (done / "scores.parquet").read_bytes()
+    assert [p.name for p in out.iterdir() if p.name.startswith(".")] == []
 
 
 def test_other_settings_in_the_same_folder_are_refused(done: Path, folder: Path) -> None:

@@ -237,7 +237,7 @@ def annotate(
     if as_json:
         print_json({"file": str(out / "annotate.jsonl"), "picks": lines})
         return
-    print_rows(("pick", "clip", "reach"), [(line["pick"], line["path"], f"{line['reach']:.3f}") for line in lines])
+    print_rows(("pick", "clip", "reach"), [(line["pick"], line["id"], f"{line['reach']:.3f}") for line in lines])
     print(f"\n{safe(out / 'annotate.jsonl')}")
 
 
