@@ -132,9 +132,7 @@ class PolicyStore:
         """Keep an edit made on top of `expected_version`. Raises `LayerChanged` where that is not the newest."""
         if edit.number != expected_version + 1 or not self._append(name, edit):
             newest = self.history(name).version
-            raise LayerChanged(
-                f"The layer {name!r} is at version {newest}, the edit was made on {expected_version}."
-            )
+            raise LayerChanged(f"The layer {name!r} is at version {newest}, the edit was made on {expected_version}.")
 
     def _append(self, name: str, edit: Edit) -> bool:
         """Write the edit under its number; False where that number is taken or would leave a hole."""
