@@ -21,10 +21,10 @@ def rationale(
         sentences = [f"The policy {evidence.policy.name!r} has no active rule."]
     else:
         ranked = sorted(findings, key=_rank)
-        told = [f for f in ranked if f.outcome == "violates" or (f.outcome == "unsettled" and f.score is not None)]
-        sentences = [_sentence(f, segments, evidence) for f in told]
-        unjudged = [f for f in ranked if f.outcome == "unsettled" and f.score is None]
-        sentences += [_unjudged(unjudged, evidence)] if unjudged else []
+        sentences = [_sentence(f, segments, evidence) for f in ranked if _is_told_alone(f, evidence)]
+        sentences += _together(
+            [f for f in ranked if f.outcome == "unsettled" and not _is_told_alone(f, evidence)], evidence
+        )
         sentences += [_all_clear(findings)] if decision == "allow" else []
     unsettled = any(f.outcome == "unsettled" for f in findings)
     if decision == "review" and unsettled and evidence.slow_path == "not_configured" and error is None:
@@ -46,7 +46,15 @@ def _all_clear(findings: Sequence[Finding]) -> str:
     return f"All {len(findings)} active rules were judged and found clear.{top}"
 
 
-_UNJUDGED: dict[SlowPathState, str] = {
+def _is_told_alone(finding: Finding, evidence: Evidence) -> bool:
+    """Whether a rule gets a sentence of its own: it is violated, or open with a score that says something."""
+    if finding.outcome == "violates":
+        return True
+    telling = finding.score is not None and finding.score >= finding.thresholds.clear_below
+    return finding.outcome == "unsettled" and telling and evidence.slow_path != "not_needed"
+
+
+_OPEN: dict[SlowPathState, str] = {
     "not_needed": "Not judged, since the decision stands without",
     "not_configured": "Not judged, since no configured stage can judge",
     "failed": "Not judged, since only the slow path could and it failed",
@@ -54,9 +62,18 @@ _UNJUDGED: dict[SlowPathState, str] = {
 }
 
 
-def _unjudged(findings: Sequence[Finding], evidence: Evidence) -> str:
-    """Name the rules without a score in one sentence: a policy may have a dozen of them."""
-    return f"{_UNJUDGED[evidence.slow_path]}: {', '.join(_label(f.rule) for f in findings)}."
+def _together(findings: Sequence[Finding], evidence: Evidence) -> list[str]:
+    """Name the open rules that have little to say in a sentence or two: a policy may have a dozen of them."""
+    low = [f for f in findings if f.score is not None and evidence.slow_path != "not_needed"]
+    others = [_label(f.rule) for f in findings if f not in low]
+    sentences = []
+    if low:
+        seen = evidence.route.reason is not RouteReason.POOR_COVERAGE
+        why = "which alone does not clear it here" if seen else "but too little of the video was seen"
+        sentences.append(f"Scored low, {why}: {', '.join(f'{_label(f.rule)} {f.score:.2f}' for f in low)}.")
+    if others:
+        sentences.append(f"{_OPEN[evidence.slow_path]}: {', '.join(others)}.")
+    return sentences
 
 
 def _sentence(finding: Finding, segments: Sequence[Segment], evidence: Evidence) -> str:
@@ -73,11 +90,7 @@ def _sentence(finding: Finding, segments: Sequence[Segment], evidence: Evidence)
     if finding.outcome == "violates":
         return f"{label}: score {score:.2f}{where} is at or above {high:.2f}."
     unsure = " The slow path was not sure." if evidence.slow_path == "answered" else ""
-    if score >= low:
-        return f"{label}: score {score:.2f}{where} lies between {low:.2f} and {high:.2f}.{unsure}"
-    if evidence.route.reason is RouteReason.POOR_COVERAGE:
-        return f"{label}: score {score:.2f} is low, but too little of the video was seen."
-    return f"{label}: score {score:.2f} is low, but low scores alone do not settle it here.{unsure}"
+    return f"{label}: score {score:.2f}{where} lies between {low:.2f} and {high:.2f}.{unsure}"
 
 
 def _label(rule: Rule) -> str:

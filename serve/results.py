@@ -66,7 +66,7 @@ def columns(categories: Sequence[str]) -> dict[str, type]:
     """Return the columns of the table form and their Python types; one score per active rule."""
     fixed: dict[str, type] = {
         "index": int, "source": str, "decision": str, "flagged": str, "top_category": str, "top_score": float,
-        "peak_seconds": float, "segments": int, "route": str, "route_reason": str, "error_code": str,
+        "peak_seconds": float, "segments": int, "route": str, "route_reason": str, "slow_path": str, "error_code": str,
         "error_message": str, "rationale": str, "duration_seconds": float, "largest_gap_seconds": float,
         "degraded": bool, "duplicate_of": str, "sha256": str, "policy": str, "policy_version": str,
         "policy_hash": str,
@@ -92,6 +92,7 @@ def row_of(record: Mapping[str, Any], categories: Sequence[str]) -> dict[str, An
         "segments": len(record["segments"]),
         "route": route.get("path"),
         "route_reason": route.get("reason"),
+        "slow_path": record.get("slow_path"),
         "error_code": error.get("code"),
         "error_message": error.get("message"),
         "rationale": record["rationale"],

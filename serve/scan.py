@@ -120,7 +120,6 @@ def describe(guard: Guard, request: ScanRequest) -> dict[str, Any]:
     signature = {
         "policy_hash": policy.hash,
         "versions": dict(guard.pipeline.stages.versions),
-        "calibrations": {name: c.id for name, c in sorted(guard.pipeline.stages.calibrators.items())},
         "max_gap_seconds": settings.max_gap_seconds,
         "seed": settings.seed,
         "reader": settings.reader,

@@ -43,7 +43,7 @@ def differences(earlier: Mapping[str, Any], now: Mapping[str, Any]) -> Iterator[
     for key in dict.fromkeys((*before, *after)):
         old, new = before.get(key), after.get(key)
         if old != new:
-            name = _CALLED.get(key, key)
+            name = _CALLED.get(key) or _part(key)
             if key == "policy_hash":
                 old, new = _policy(earlier), _policy(now)
             yield f"{name} was {_words(old)}, now is {_words(new)}"
@@ -58,6 +58,12 @@ def _flat(signature: Mapping[str, Any]) -> dict[str, Any]:
         else:
             flat[key] = value
     return flat
+
+
+def _part(key: str) -> str:
+    """Return the name of a key that no option stands for: `versions.detector:tiny` is the detector tiny."""
+    kind, _, name = key.removeprefix("versions.").partition(":")
+    return f"the {kind} {name}" if name else key.removeprefix("versions.")
 
 
 def _policy(run: Mapping[str, Any]) -> str:

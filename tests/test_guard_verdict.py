@@ -140,7 +140,20 @@ def test_the_violated_rule_comes_first_and_the_unjudged_ones_share_a_sentence() 
     assert found.startswith("Fighting: score 0.97 at 0.0 s is at or above 0.90. Fire and arson: score 0.95")
     assert found.endswith("Not judged, since the decision stands without: Sexual content."), found
     open_ = decide(evidence(rules=THREE, scored=[scores({FIRE: 0.3, FIGHT: 0.4})])).rationale
+    assert "Not judged, since no configured stage can judge: Sexual content." in open_
     assert open_.index("Fighting: score 0.40") < open_.index("Fire and arson: score 0.30") < open_.index("Sexual")
+
+
+def test_open_rules_with_low_scores_share_a_sentence_and_none_is_left_out() -> None:
+    broad = policy(Rule(category="violence", state="block"), Rule(category="illegal", state="block"))
+    found = decide(evidence(rules=broad, scored=[scores({FIRE: 0.04, FIGHT: 0.01})])).rationale
+    assert found.startswith("Scored low, which alone does not clear it here: Illegal and regulated activities 0.04, ")
+    assert found.count("Scored low") == 1
+    unseen = decide(evidence(0.02, seen=coverage(largest_gap_seconds=60.0))).rationale
+    assert unseen.startswith("Scored low, but too little of the video was seen: Fighting 0.02.")
+    blocked = decide(evidence(rules=broad, scored=[scores({FIRE: 0.95, FIGHT: 0.4})])).rationale
+    assert "since the decision stands without: Threats, violence and harm." in blocked
+    assert "0.40" not in blocked
 
 
 def test_what_the_slow_path_did_is_said_as_it_happened() -> None:
@@ -304,3 +317,12 @@ def test_a_higher_score_never_softens_the_decision(case: Evidence, lower: float)
         evidence(rules=case.policy, scored=[reduced, *case.scores[1:]], seen=case.coverage, answer=case.judgement)
     )
     assert order[softer.decision] <= order[decide(case).decision]
+
+
+@given(situations())
+def test_every_rule_that_is_not_clear_is_named(case: Evidence) -> None:
+    verdict = decide(case)
+    for category, found in verdict.categories.items():
+        if found.flagged or (found.stage == "none" and verdict.decision != "allow"):
+            name = {FIGHT: "Fighting", FIRE: "Fire and arson"}[category]
+            assert name in verdict.rationale, (category, verdict.rationale)

@@ -116,7 +116,7 @@ class Elements(HTMLParser):
 def test_rows_carry_the_top_category_and_the_peak() -> None:
     row = row_of(record(), CATEGORIES)
     assert (row["top_category"], row["top_score"], row["peak_seconds"]) == ("violence.fighting", 0.97, 1.5)
-    assert row["flagged"] == "violence.fighting"
+    assert (row["flagged"], row["slow_path"]) == ("violence.fighting", "not_needed")
     assert row["score:spam"] is None, "not judged is not zero"
     assert list(row) == list(results.columns(CATEGORIES))
 

@@ -68,9 +68,13 @@ def scan(
 ) -> None:
     """Judge every input and write one line for each, in input order.
 
-    Exit codes: 0 done; 1 --fail-on matched; 2 usage; 3 some inputs are undecided, or the slow path's answer could not
-    be used; 4 a backend is down; 130 interrupted, go on with --resume. Where several hold, 4 goes before 1, and 1
-    before 3.
+    Exit codes, the first that holds of 4, 1, 3, 0:
+    0 done
+    1 --fail-on matched
+    2 usage
+    3 some inputs are undecided, or the slow path gave no usable answer
+    4 a backend is down
+    130 interrupted; go on with --resume
     """
     from guard.api import Guard
     from guard.config import load_settings
