@@ -51,18 +51,26 @@ JUDGE = JudgeSettings(
 )
 
 
-def train(work: Path, steps: int, vision_steps: int, minutes: float) -> bool:
-    """Go on with the training in `work` for at most `minutes`; return whether it is done."""
+def train(work: Path, given: argparse.Namespace) -> bool:
+    """Go on with the training in `work` for at most `minutes`; return whether it is done.
+
+    Three steps: frames become words, conclusions are drawn from what frames are said to show, and then both at once.
+    """
+    until = time.monotonic() + 60 * given.minutes
     base = work / "base"
     if not (base / "warm.json").exists():
         tiny_vlm.make(base, rendered_examples.corpus(), SHAPE, phrases=rendered_examples.PHRASES)
-        accuracy = warmup.warm_vision(base, steps=vision_steps)
-        (base / "warm.json").write_text(json.dumps({"accuracy": accuracy, "steps": vision_steps}))
-    settings = TrainSettings(
-        steps=steps, batch=16, lora_rank=0, learning_rate=2e-3, warmup_steps=100, save_every=100, loss_per="example"
-    )
-    done = fit(base, rendered_examples.example, work / "trained", settings, budget_seconds=60 * minutes)
-    return done.steps == steps
+        accuracy = warmup.warm_vision(base, steps=given.vision_steps)
+        (base / "warm.json").write_text(json.dumps({"accuracy": accuracy, "steps": given.vision_steps}))
+    common: dict[str, Any] = {"batch": 16, "lora_rank": 0, "warmup_steps": 100, "save_every": 100}
+    reason = TrainSettings(steps=given.told_steps, learning_rate=2e-3, **common)
+    see = TrainSettings(steps=given.steps, learning_rate=1.5e-3, loss_per="example", **common)
+    if not (work / "told" / "config.json").exists():
+        fit(base, rendered_examples.told_example, work / "told", reason, budget_seconds=until - time.monotonic())
+    if not (work / "told" / "config.json").exists():
+        return False
+    left = until - time.monotonic()
+    return fit(work / "told", rendered_examples.example, work / "trained", see, budget_seconds=left).steps == see.steps
 
 
 async def generate(
@@ -234,14 +242,15 @@ def main() -> None:
     parser.add_argument("step", choices=("train", "measure"))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--steps", type=int, default=4000)
+    parser.add_argument("--told-steps", type=int, default=1800)
+    parser.add_argument("--steps", type=int, default=2000)
     parser.add_argument("--vision-steps", type=int, default=600)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop training after so long; it resumes")
     parser.add_argument("--answers", type=int, default=1000)
     parser.add_argument("--clips", type=int, default=200)
     given = parser.parse_args()
     if given.step == "train":
-        if not train(given.work, given.steps, given.vision_steps, given.minutes):
+        if not train(given.work, given):
             raise SystemExit("The time is up before the training is; run this again.")
     else:
         measure(given.work, given.out, given.answers, given.clips)

@@ -28,6 +28,8 @@ class Example:
 
     request: Request
     answer: str
+    given: str = ""
+    """Beginning of the answer that is told and not learned; `answer` is what follows it."""
 
 
 class Encoder:
@@ -67,6 +69,8 @@ class Encoder:
         rows, labels, pixels = [], [], []
         for example in examples:
             ids, picture = self.prompt(example.request)
+            if example.given:
+                ids += list(self.tokenizer(example.given, add_special_tokens=False)["input_ids"])
             answer = list(self.tokenizer(example.answer, add_special_tokens=False)["input_ids"])
             answer.append(int(self.tokenizer.eos_token_id))
             rows.append(torch.tensor(ids + answer))

@@ -147,7 +147,7 @@ def rule_text(rule: str) -> str:
     if "_before_" in name:
         first, then = name.split("_before_")
         return f"{first} is shown before {then}"
-    return f"a {name.replace('_', ' ')} is shown"
+    return f"{name} is shown"
 
 
 def policy(rules: Sequence[str]) -> Policy:
@@ -171,21 +171,22 @@ def draw_rules(clip: Clip, seed: int, *, count: int = 2) -> tuple[str, ...]:
 
 
 def evidence(clip: Clip, rule: str) -> tuple[float, ...]:
-    """Return the times that show `rule` violated, empty where it is not: the first frame of each event that matters."""
+    """Return the times that show `rule` violated, empty where it is not: the first frame that shows the shape, or for
+    an order the first of the one colour and the first of the other after it."""
     name = rule.removeprefix("custom.")
     if "_before_" in name:
         first, then = name.split("_before_")
         earlier = next((e for e in clip.events if e.colour == first), None)
         later = next((e for e in clip.events if e.colour == then and earlier and e.first > earlier.first), None)
         return (clip.times(earlier)[0], clip.times(later)[0]) if earlier and later else ()
-    found = [e for e in clip.events if f"{e.colour}_{e.shape}" == name]
-    return tuple(clip.times(e)[0] for e in found)
+    found = next((e for e in clip.events if f"{e.colour}_{e.shape}" == name), None)
+    return (clip.times(found)[0],) if found else ()
 
 
 def seen_at(clip: Clip, index: int) -> str:
     """Return what frame `index` shows, in words."""
     seen = next((e for e in clip.events if e.first <= index <= e.last), None)
-    return f"{seen.colour} {seen.shape}" if seen else "nothing"
+    return f"{seen.colour}_{seen.shape}" if seen else "nothing"
 
 
 def right_answer(clip: Clip, question: Question) -> str:
@@ -193,8 +194,8 @@ def right_answer(clip: Clip, question: Question) -> str:
     checks = {}
     for rule in question.rules:
         times = evidence(clip, rule)
-        said = rule_text(rule)
-        why = f"yes, {said}" if times else "it is not shown" if "before" not in rule else "not in this order"
+        why = "in this order" if "_before_" in rule else "shown"
+        why = why if times else f"not {why}"
         checks[rule] = {"evidence_seconds": list(times), "why": why, "violated": "yes" if times else "no"}
     violated = [rule for rule in question.rules if evidence(clip, rule)]
     cited = [t for rule in violated for t in evidence(clip, rule)]

@@ -10,7 +10,10 @@ from guard.interfaces import Case
 from guard.types import MediaInfo, Route, RouteReason, Video
 from slow_path import frames as pictures
 from slow_path import rendered
+from slow_path.answer import Question
 from slow_path.chat import Example
+from slow_path.engine import Request, TextPart
+from slow_path.prompt import ordered, reasoning_task, system_text
 from slow_path.rendered import Clip
 from slow_path.settings import profile
 from slow_path.view import View, question_for
@@ -28,10 +31,14 @@ PHRASES = (
     '"}],"checks":{"custom.', '":{"evidence_seconds":[', '],"why":"', '","violated":"', '"},"custom.',
     '"}},"counter_evidence":[],"categories":[', '"custom.', '","custom.', '"],"severity":', '],"severity":',
     ',"span":null,"reason":"', ',"span":{"start_seconds":', '},"reason":"', '"}',
-    "The video breaks 1 rule.", *(f"The video breaks {count} rules." for count in (2, 3, 4)), "No rule is broken.",
+    *rendered.KINDS, "nothing", "_before_", " is shown before ", " is shown",
+    "shown", "not shown", "in this order", "not in this order", "The video breaks 1 rule.",
+    *(f"The video breaks {count} rules." for count in (2, 3, 4)), "No rule is broken.",
     *TIMES,
 )  # fmt: skip
 """Wording that the task never varies, and the times up to ten seconds: one token each for a small model."""
+CONCLUSIONS = '"}],"checks":{'
+"""Where the observations of an answer end and the conclusions begin."""
 HELD_OUT = 10_000_000
 """Seeds from here on are for measuring; training draws below."""
 
@@ -49,11 +56,11 @@ class Item:
         return frozenset(rule for rule in self.rules if rendered.evidence(self.clip, rule))
 
 
-def item(seed: int, *, text: str = "") -> Item:
-    """Return the item that `seed` fixes, with one to three rules; `text` is painted over it and changes nothing
-    else."""
+def item(seed: int, *, text: str = "", rules: int = 0) -> Item:
+    """Return the item that `seed` fixes, with one to three rules, or as many as told; `text` is painted over it and
+    changes nothing else."""
     clip = rendered.draw_clip(seed, text=text)
-    count = int(np.random.default_rng((seed, 4)).integers(1, 4))
+    count = rules or int(np.random.default_rng((seed, 4)).integers(1, 4))
     return Item(clip=clip, rules=rendered.draw_rules(clip, seed, count=count))
 
 
@@ -79,9 +86,9 @@ def case(made: Item) -> Case:
     )
 
 
-def view(seed: int, *, defended: bool = True, text: str = "") -> View:
+def view(seed: int, *, defended: bool = True, text: str = "", rules: int = 0) -> View:
     """Return the look that a judge takes at the item of `seed`. Order and numbers of the rules follow the seed."""
-    asked = case(item(seed, text=text))
+    asked = case(item(seed, text=text, rules=rules))
     shown = pictures.shown(asked.frames, range(len(asked.frames.pts_seconds)), BUDGET)
     return View(
         policy=asked.policy,
@@ -94,19 +101,41 @@ def view(seed: int, *, defended: bool = True, text: str = "") -> View:
 
 
 def example(seed: int) -> Example:
-    """Return one training example: a full answer, or (one in four) a one-word answer about one rule.
+    """Return one training example: a full answer, or (one in eight) a one-word answer about one rule.
 
     A quarter of the clips carry words that mean nothing here, and half of the prompts lack the warning about words.
     """
     rng = np.random.default_rng((seed, 5))
     text = str(rng.choice(rendered.CLUTTER)) if rng.random() < 0.25 else ""
-    look = view(seed, defended=bool(rng.random() < 0.5), text=text)
+    rules = int(rng.integers(1, 5))
+    look = view(seed, defended=bool(rng.random() < 0.5), text=text, rules=rules)
     clip = item(seed).clip
-    if seed % 4 == 3:
+    if seed % 8 == 7:
         rule = str(rng.choice(look.question.rules))
         return Example(request=look.scoring(rule), answer="yes" if rendered.evidence(clip, rule) else "no")
     request = look.reasoning(max_tokens=MAX_TOKENS, temperature=0.0)
     return Example(request=request, answer=rendered.right_answer(clip, look.question))
+
+
+def told_example(seed: int) -> Example:
+    """Return an example without frames: what they show is told, and the conclusions are to be learned from that.
+
+    Reasoning comes before seeing. Such an example costs a third of one with frames, and asks about four rules.
+    """
+    made = item(seed, rules=4)
+    asked = rendered.policy(made.rules)
+    times = made.clip.times_seconds
+    question = Question(
+        rules=tuple(r.category for r in ordered(asked.active(), seed)), times_seconds=times, duration_seconds=times[-1]
+    )
+    request = Request(
+        system=system_text(asked, seed=seed, options=OPTIONS),
+        parts=(TextPart(text=reasoning_task(question, OPTIONS)),),
+        max_tokens=MAX_TOKENS,
+    )
+    answer = rendered.right_answer(made.clip, question)
+    end = answer.index(CONCLUSIONS)
+    return Example(request=request, given=answer[:end], answer=answer[end:])
 
 
 def corpus(count: int = 300) -> list[str]:

@@ -1,7 +1,8 @@
-"""Teaches the vision tower of a new VLM to see before it learns to speak: a linear reading of colour and shape.
+"""Teaches the vision tower of a new VLM to see before it learns to speak: frames become words.
 
-From random weights a language model learns to ignore frames long before they mean anything; a tower whose tokens
-already tell shapes apart is used at once. Pictures and labels are drawn by the rendered task.
+From random weights a language model learns to ignore frames long before they mean anything. Here the tower learns to
+put each frame where the embedding of the word for what it shows lies, so that the model reads it as it reads words.
+Pictures and labels are drawn by the rendered task.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def picture(seed: int, *, side: int = 56) -> tuple[Any, int]:
     return decode(encode(drawn, FrameBudget(longest_side_px=side))), label
 
 
-def warm_vision(folder: Path, *, steps: int, batch: int = 48, learning_rate: float = 1e-3, seed: int = 0) -> float:
+def warm_vision(folder: Path, *, steps: int, batch: int = 48, learning_rate: float = 2e-3, seed: int = 0) -> float:
     """Train the vision tower of the model in `folder`, in place; return the accuracy over the last tenth of the
     steps."""
     import torch
@@ -44,25 +45,43 @@ def warm_vision(folder: Path, *, steps: int, batch: int = 48, learning_rate: flo
 
     torch.manual_seed(seed)
     model = load_model(folder)
-    processor: Any = transformers.AutoImageProcessor
-    images = processor.from_pretrained(str(folder))
-    tower = model.model.visual
-    tokens = images.size["longest_edge"] // (images.patch_size * images.merge_size) ** 2
-    head = torch.nn.Linear(tokens * model.config.text_config.hidden_size, len(CLASSES))
-    optimizer = torch.optim.AdamW([*tower.parameters(), *head.parameters()], lr=learning_rate)
+    images: Any = transformers.AutoImageProcessor.from_pretrained(str(folder))  # type: ignore[no-untyped-call]
+    tower, words = model.model.visual, _Words(folder, model)
+    optimizer = torch.optim.AdamW(tower.parameters(), lr=learning_rate)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)
     right: list[float] = []
     for step in range(steps):
         drawn = [picture(seed * 1_000_003 + step * batch + i) for i in range(batch)]
-        labels = torch.tensor([label for _, label in drawn])
         pixels = images([image for image, _ in drawn], return_tensors="pt")
         seen = tower(pixels["pixel_values"], grid_thw=pixels["image_grid_thw"])
         seen = seen if isinstance(seen, torch.Tensor) else seen.pooler_output
-        logits = head(seen.reshape(batch, -1))
-        loss = torch.nn.functional.cross_entropy(logits, labels)
+        loss, hits = words.loss(seen.reshape(batch, -1, seen.shape[-1]).mean(dim=1), [label for _, label in drawn])
         optimizer.zero_grad()
         torch.autograd.backward(loss)
         optimizer.step()
-        right.append(float((logits.argmax(dim=-1) == labels).float().mean()))
+        schedule.step()
+        right.append(hits)
     model.save_pretrained(str(folder))
     last = right[-max(1, steps // 10) :]
     return sum(last) / len(last)
+
+
+class _Words:
+    """The embeddings of the words for what a frame can show."""
+
+    def __init__(self, folder: Path, model: Any) -> None:
+        import transformers
+
+        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(folder))  # type: ignore[no-untyped-call]
+        table = model.get_input_embeddings().weight.detach()
+        self.words = table[[tokenizer(word)["input_ids"][0] for word in CLASSES]]
+
+    def loss(self, seen: Any, labels: list[int]) -> tuple[Any, float]:
+        """Return how far `seen` [B, D] is from the words for `labels`, and the share that is nearest to its word."""
+        import torch
+
+        # Scaled so that a frame as long as its word is a confident one.
+        scale = 8.0 / float(self.words.pow(2).sum(dim=1).mean())
+        logits, wanted = scale * seen @ self.words.T, torch.tensor(labels)
+        loss = torch.nn.functional.cross_entropy(logits, wanted)
+        return loss, float((logits.argmax(dim=1) == wanted).float().mean())

@@ -27,7 +27,7 @@ def seen(clip: Clip) -> list[str | None]:
 def test_the_pictures_show_what_the_answer_says(seed: int) -> None:
     clip = rendered.draw_clip(seed)
     colours = seen(clip)
-    told = [rendered.seen_at(clip, i).split()[0] for i in range(len(colours))]
+    told = [rendered.seen_at(clip, i).split("_")[0] for i in range(len(colours))]
     assert [c or "nothing" for c in colours] == told
     for rule in rendered.ORDERS:
         first, then = rule.split("_before_")
