@@ -137,6 +137,17 @@ def by_stratum(strata: Sequence[str], rows: Int64Array) -> dict[str, Int64Array]
     return {str(name): rows[which == i] for i, name in enumerate(names)}
 
 
+def interleaved(parts: Sequence[Int64Array]) -> Int64Array:
+    """Return the picks of several groups as one order in which every beginning holds about the same share of each.
+
+    Parts of 2 and 4 picks give b0 a0 b1 b2 a1 b3: who takes the first half of a kept manifest takes half of each group.
+    """
+    place = np.concatenate([(np.arange(len(part)) + 0.5) / max(len(part), 1) for part in parts])
+    order = np.argsort(place, kind="stable")
+    found: Int64Array = np.concatenate(parts)[order].astype(np.int64)
+    return found
+
+
 def shares(sizes: Sequence[int], budget: int, floor: int, *, balanced: bool) -> list[int]:
     """Split a budget over groups: first the floor for each, then evenly (or by size), never more than a group has.
 

@@ -69,7 +69,7 @@ class FacilityLocation:
             groups = list(coverage.by_stratum(pool.strata(), rows).values())
             counts = coverage.shares([len(g) for g in groups], budget, 0, balanced=self.config.share == "balanced")
             parts = [self._cover(points, asked, g, n, means, rng) for g, n in zip(groups, counts, strict=True) if n]
-            picked = np.concatenate(parts)
+            picked = coverage.interleaved(parts)
         return selection(picked, f"covers rows of the {self.config.cover} that nothing kept was near", self.name)
 
     def _cover(

@@ -5,8 +5,6 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-import numpy as np
-
 from data_filter import coverage
 from data_filter.types import BoolArray, FeatureView, ScoreMatrix, Selection, selection
 
@@ -51,7 +49,7 @@ class Quota:
         for (name, group), count in zip(groups.items(), counts, strict=True):
             own = scores.values[:, scores.columns.index(name)] if name in scores.columns else means
             picked.append(coverage.ranked(own, group)[:count])
-        return selection(np.concatenate(picked), lambda i: f"among the best of {names[i]}", self.name)
+        return selection(coverage.interleaved(picked), lambda i: f"among the best of {names[i]}", self.name)
 
 
 def build(config: Config) -> Quota:

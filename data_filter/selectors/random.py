@@ -41,7 +41,7 @@ class Random:
             return selection(rows[:budget], "drawn at random", self.name)
         groups = coverage.by_stratum(pool.strata(), rows)
         counts = coverage.shares([len(g) for g in groups.values()], budget, 0, balanced=True)
-        picked = np.concatenate([group[:n] for group, n in zip(groups.values(), counts, strict=True)])
+        picked = coverage.interleaved([group[:n] for group, n in zip(groups.values(), counts, strict=True)])
         return selection(picked, "drawn at random within its stratum", self.name)
 
 

@@ -75,6 +75,19 @@ def test_all_rows_are_kept_when_the_budget_is_everything(name: str) -> None:
     assert sorted(found.indices.tolist()) == list(range(200))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings"), [("facility_location", {}), ("quota", {}), ("random", {"balanced": True})]
+)
+def test_every_beginning_of_a_balanced_selection_is_balanced(name: str, settings: dict[str, object]) -> None:
+    scores, pool, queries = _world()
+    found = plugins.load("selector", name, **settings).select(scores, 50, pool=pool, queries=queries)
+    strata = np.array(pool.strata())
+    whole = {s: np.sum(strata[found.indices] == s) for s in set(strata)}
+    for half in (10, 25, 40):
+        for name_, count in whole.items():
+            assert abs(np.sum(strata[found.indices[:half]] == name_) - count * half / 50) <= 1
+
+
 @pytest.mark.parametrize("scorer", plugins.names("scorer"))
 def test_any_scorer_pairs_with_any_selector(scorer: str) -> None:
     data = blobs(rows=60, queries=8, classes=3, flips=0.1)
