@@ -69,7 +69,7 @@
     state.page = Math.min(state.page, pages - 1);
     const first = state.page * PAGE, shown = found.slice(first, first + PAGE);
     byId("rows").replaceChildren(...(shown.length ? shown.map(item) : [el("li", { class: "empty" }, data.rows.length ? "Nothing matches these filters." : "The scan had no inputs.")]));
-    byId("shown").textContent = found.length === data.rows.length ? data.rows.length.toLocaleString("en") + " inputs" : found.length.toLocaleString("en") + " of " + data.rows.length.toLocaleString("en");
+    byId("shown").textContent = found.length === data.rows.length ? data.rows.length.toLocaleString("en") + (data.rows.length === 1 ? " input" : " inputs") : found.length.toLocaleString("en") + " of " + data.rows.length.toLocaleString("en");
     byId("reset").hidden = !(state.decision || state.category || state.error || state.words);
     const go = (step) => () => { state.page += step; draw(); byId("list").scrollIntoView(); };
     byId("pages").replaceChildren(...(pages < 2 ? [] : [
@@ -169,21 +169,24 @@
       for (const v of [0, 0.5, 1]) svg.append(el("line", { class: "axis", x1: left, x2: right, y1: y(v), y2: y(v) }), el("text", { x: left - 6, y: y(v) + 4, "text-anchor": "end" }, v === 0.5 ? "0.5" : String(v)));
       const steps = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200], step = steps.find((s) => last / s <= width / 90) || 14400;
       for (let t = 0; t <= last + 1e-9; t += step) svg.append(el("text", { x: x(t), y: height - 6, "text-anchor": t === 0 ? "start" : x(t) > right - 20 ? "end" : "middle" }, last < 60 ? +t.toFixed(1) + " s" : t < 60 ? "0:" + String(Math.round(t)).padStart(2, "0") : clock(t)));
-      const chosen = row.u[focus], bounds = row.b[chosen[0]];
+      const chosen = row.u[focus], bounds = row.b[chosen[0]], labels = [];
       row.u.forEach((s, k) => row.g.filter((g) => g[2] === s[0]).forEach((g) => {
         const from = x(g[0]), wide = Math.max(3, x(g[1]) - from);
         if (k === focus) svg.append(el("rect", { class: "seg " + colour(k), x: from, y: topY, width: wide, height: bottom - topY }));
         svg.append(el("rect", { class: "segbar " + colour(k), x: from, y: bottom + 1, width: wide, height: 4, rx: 1 }));
       }));
       if (bounds) for (const [kind, value, label] of [["clear-below", bounds[0], "clear below "], ["block-at", bounds[1], "block at "]])
-        if (value <= 1) svg.append(el("line", { class: "bound " + kind, x1: left, x2: right, y1: y(value), y2: y(value) }),
-          el("text", { class: kind, x: right, y: value > 0.5 ? y(value) + 13 : y(value) - 4, "text-anchor": "end" }, label + pct(value)));
+        if (value <= 1) {
+          svg.append(el("line", { class: "bound " + kind, x1: left, x2: right, y1: y(value), y2: y(value) }));
+          labels.push(el("text", { class: kind, x: right, y: value > 0.5 ? y(value) + 13 : y(value) - 4, "text-anchor": "end" }, label + pct(value)));
+        }
       const order = row.u.map((_, k) => k).sort((a, b) => (a === focus) - (b === focus));
       for (const k of order) {
         const points = row.u[k][1].map((v, n) => x(times[n]).toFixed(1) + "," + y(v / 1000).toFixed(1));
         svg.append(points.length > 1 ? el("polyline", { class: "series " + colour(k) + (k === focus ? "" : " dim"), points: points.join(" ") })
           : el("circle", { class: "dot " + colour(k), cx: points[0].split(",")[0], cy: points[0].split(",")[1], r: 4 }));
       }
+      svg.append(...labels);  // after the curves, which would run through them
       row.g.filter((g) => g[2] === chosen[0]).forEach((g) => svg.append(el("circle", { class: "peak " + colour(focus), cx: x(g[3]), cy: y(g[4]), r: 4.5 })));
       const cross = el("line", { class: "cross", y1: topY, y2: bottom, visibility: "hidden" });
       svg.append(cross);
