@@ -170,6 +170,7 @@
       const steps = [0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600, 900, 1800, 3600, 7200], step = steps.find((s) => last / s <= width / 90) || 14400;
       for (let t = 0; t <= last + 1e-9; t += step) svg.append(el("text", { x: x(t), y: height - 6, "text-anchor": t === 0 ? "start" : x(t) > right - 20 ? "end" : "middle" }, last < 60 ? +t.toFixed(1) + " s" : t < 60 ? "0:" + String(Math.round(t)).padStart(2, "0") : clock(t)));
       const chosen = row.u[focus], bounds = row.b[chosen[0]], labels = [];
+      const busy = row.g.some((g) => g[2] === chosen[0] && x(g[3]) > right - 100);  // a peak where the labels would stand
       row.u.forEach((s, k) => row.g.filter((g) => g[2] === s[0]).forEach((g) => {
         const from = x(g[0]), wide = Math.max(3, x(g[1]) - from);
         if (k === focus) svg.append(el("rect", { class: "seg " + colour(k), x: from, y: topY, width: wide, height: bottom - topY }));
@@ -178,7 +179,7 @@
       if (bounds) for (const [kind, value, label] of [["clear-below", bounds[0], "clear below "], ["block-at", bounds[1], "block at "]])
         if (value <= 1) {
           svg.append(el("line", { class: "bound " + kind, x1: left, x2: right, y1: y(value), y2: y(value) }));
-          labels.push(el("text", { class: kind, x: right, y: value > 0.5 ? y(value) + 13 : y(value) - 4, "text-anchor": "end" }, label + pct(value)));
+          labels.push(el("text", { class: kind, x: busy ? left + 4 : right, y: value > 0.5 ? y(value) + 13 : y(value) - 4, "text-anchor": busy ? "start" : "end" }, label + pct(value)));
         }
       const order = row.u.map((_, k) => k).sort((a, b) => (a === focus) - (b === focus));
       for (const k of order) {
