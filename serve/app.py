@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import pkgutil
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from importlib import import_module
-from importlib.util import find_spec
 from typing import Any
 
 from fastapi import APIRouter, FastAPI, Request
@@ -16,14 +16,12 @@ from starlette.responses import Response
 
 from guard._version import __version__
 from guard.errors import GuardError
+from serve import routes
 from serve.front import BodyLimit, Front
 from serve.problems import problem
 from serve.request_errors import InvalidRequest, MethodNotAllowed, NotFound
 from serve.service import Service
 from serve.settings import ServeSettings
-
-ROUTES = ("health", "moderations", "jobs", "uploads", "batches", "policies", "records", "webhooks", "review_api")
-"""Modules of `serve.routes`; one of a part that is not installed is passed over."""
 
 Build = Callable[[], Service]
 Run = Callable[[Service], Any]
@@ -60,16 +58,21 @@ def make_app(build: Build, serve: ServeSettings, *, run: Run | None = None) -> F
         redoc_url=None,
         openapi_url="/openapi.json",
     )
-    for name in ROUTES:
-        if find_spec(f"serve.routes.{name}") is not None:
-            router: APIRouter = import_module(f"serve.routes.{name}").router
-            app.include_router(router)
+    for router in routers():
+        app.include_router(router)
     app.add_middleware(Front, service=lambda: app.state.service, limits=body_limits(serve))
     app.add_exception_handler(GuardError, _on_guard_error)
     app.add_exception_handler(RequestValidationError, _on_invalid)
     app.add_exception_handler(HTTPException, _on_http)
     app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]
     return app
+
+
+def routers() -> list[APIRouter]:
+    """Return the router of every module of `serve.routes` that has one: a file there is a noun of the API."""
+    names = sorted(module.name for module in pkgutil.iter_modules(routes.__path__))
+    found = (getattr(import_module(f"serve.routes.{name}"), "router", None) for name in names)
+    return [router for router in found if router is not None]
 
 
 def body_limits(serve: ServeSettings) -> tuple[BodyLimit, ...]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -42,14 +42,20 @@ Reviewer = Annotated[Principal, Depends(_requires("review"))]
 Admin = Annotated[Principal, Depends(_requires("admin"))]
 
 
-def problems(*statuses: int) -> dict[int | str, dict[str, Any]]:
-    """Return the documentation of the errors that a route may answer with, beside those that every route may."""
+def problems(*statuses: int, also: Mapping[int | str, dict[str, Any]] | None = None) -> dict[int | str, dict[str, Any]]:
+    """Return the documentation of the errors that a route may answer with, beside those that every route may.
+
+    Args:
+        statuses: HTTP statuses of the errors.
+        also: other answers than errors.
+    """
     always = (400, 401, 403, 422, 429, 500, 503)
     content = {"application/problem+json": {"schema": {"$ref": "#/components/schemas/ProblemBody"}}}
-    return {
+    found: dict[int | str, dict[str, Any]] = {
         status: {"model": ProblemBody, "description": _MEANING[status], "content": content}
         for status in sorted({*always, *statuses})
     }
+    return found | dict(also or {})
 
 
 _MEANING = {

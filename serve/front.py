@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from starlette.concurrency import run_in_threadpool
 from starlette.datastructures import Headers, MutableHeaders
+from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from guard.errors import GuardError, RateLimited, TooLarge
@@ -68,6 +69,8 @@ class Front:
             await self._app(scope, self._bounded(scope, receive, call), call.send)
         except GuardError as error:
             await call.fail(error, scope, receive)
+        except ClientDisconnect:
+            log.info("%s the client went away", call.request_id)
         except Exception:
             log.exception("request %s failed", call.request_id)
             await call.fail(GuardError("Something went wrong inside; the log has the details."), scope, receive)

@@ -68,6 +68,8 @@ def _headers(error: GuardError, status: int) -> dict[str, str]:
     found = {"x-should-retry": "true" if error.retryable else "false"}
     if status in (429, 503):
         found["Retry-After"] = str(_RETRY_SECONDS)
+    if location := getattr(error, "location", None):
+        found["Location"] = location
     if status == 401:
         found["WWW-Authenticate"] = 'Bearer realm="video-guard"'
     return found

@@ -70,5 +70,9 @@ class SyncTimeout(UsageError):
     """The answer takes longer than a client should wait; it goes on as a job."""
 
     code = "sync_timeout"
-    default_hint = "Read the job that the Location header names."
-    retryable = False
+    default_hint = "POST /v1/jobs takes content that needs longer."
+
+    def __init__(self, message: str, *, job_id: str | None = None) -> None:
+        self.location = f"/v1/jobs/{job_id}" if job_id else None
+        """Where it goes on; None where the request held more than one clip."""
+        super().__init__(message, hint=f"It goes on as GET {self.location}." if self.location else None)

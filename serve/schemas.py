@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 MAX_TEXT = 200_000
 """Characters of one text; a book belongs in pieces."""
@@ -114,8 +114,100 @@ class ModerationResponse(BaseModel):
     results: list[ModerationResult]
 
 
-class Metadata(Request):
-    """Up to 16 values of the client's own, given back as they are."""
+class JobRequest(Request):
+    """A job: its content by `url` or `upload_id` here, or as the file of a multipart form beside these fields."""
 
-    model_config = ConfigDict(extra="allow")
-    __pydantic_extra__: dict[str, JsonValue]
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)] | None = None
+    """Fetched by the service, where that is switched on."""
+    upload_id: Annotated[str, StringConstraints(max_length=64)] | None = None
+    """A finished upload in pieces."""
+    source: Annotated[str, StringConstraints(max_length=255)] | None = None
+    """What to call it; by default the name of the file."""
+    policy: PolicyName | None = None
+    priority: Annotated[int, Field(ge=-10, le=10)] = 0
+    """Higher goes first."""
+    client_ref: Annotated[str, StringConstraints(max_length=255)] | None = None
+    """Given back as it is, and searchable."""
+    metadata: Annotated[dict[str, Annotated[str, StringConstraints(max_length=512)]], Field(max_length=16)] = {}
+    """Up to 16 values of the client's own, given back as they are."""
+    callback_url: Annotated[str, StringConstraints(max_length=2048)] | None = None
+    """Told once the job has ended, with a signature."""
+    keep_evidence: bool = True
+    """Whether to keep a few frames that show what the verdict speaks of."""
+    retention_seconds: Annotated[int, Field(ge=0, le=31_536_000)] | None = None
+    """How long to keep the content; longer where a person has to look at it."""
+
+
+class JobView(BaseModel):
+    """A job as clients see it."""
+
+    id: str
+    object: Literal["moderation.job"]
+    status: Literal["queued", "running", "succeeded", "failed", "canceled"]
+    stage: str
+    source: str
+    sha256: str | None
+    size_bytes: int | None
+    policy: str | None
+    priority: int
+    client_ref: str | None
+    metadata: dict[str, Any]
+    decision: Literal["allow", "review", "block", "undecided"] | None
+    degraded: bool
+    error: dict[str, Any] | None
+    attempts: int
+    created_at: str
+    started_at: str | None
+    finished_at: str | None
+    content_until: str | None
+
+
+class JobList(BaseModel):
+    """One page of jobs, the newest first."""
+
+    data: list[JobView]
+    next_cursor: str | None
+
+
+class ResultView(BaseModel):
+    """The verdict of a job, with one page of where it was seen."""
+
+    job_id: str
+    decision: str
+    """As the machine decided."""
+    final_decision: str
+    """As it stands: a person's, where one has decided."""
+    verdict: dict[str, Any]
+    segments: list[dict[str, Any]] | None = None
+    timestamps: list[dict[str, Any]] | None = None
+    next_cursor: str | None
+
+
+class EvidenceView(BaseModel):
+    """One kept frame."""
+
+    number: int
+    seconds: float
+    category: str | None
+    score: float | None
+    width: int
+    height: int
+    url: str
+    """Opens for five minutes, without a key."""
+
+
+class UploadRequest(Request):
+    """An upload in pieces."""
+
+    size_bytes: Annotated[int, Field(ge=1)]
+    source: Annotated[str, StringConstraints(max_length=255)] = "upload"
+
+
+class UploadView(BaseModel):
+    """How far an upload is."""
+
+    id: str
+    size_bytes: int
+    offset_bytes: int
+    expires_at: str
+    job_id: str | None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 
@@ -45,6 +46,8 @@ class Service:
     history: HistoryWriter
     metrics: Metrics
     reach: Reach
+    on_job: list[Callable[[], None]] = field(default_factory=list)
+    """Called when this process has taken a job in."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the process is about to end: long polls return, workers take no more."""
 

@@ -71,8 +71,11 @@ def submit(
     try:
         accepted = _submit(service, who, wanted, stored, idempotency_key)
     except BaseException:
-        service.blobs.delete(stored.name if stored else None)
+        if wanted.upload_id is None:  # what came in pieces stays, to be asked for again
+            service.blobs.delete(stored.name if stored else None)
         raise
+    for wake in service.on_job:
+        wake()
     if not accepted.created and stored is not None and accepted.job.blob != stored.name:
         service.blobs.delete(stored.name)
     return accepted

@@ -83,10 +83,7 @@ async def _answers(
         for one in asked:
             one.answer.cancel()
         job_id = await run_in_threadpool(submit_late, service, who, asked, policy)
-        raise SyncTimeout(
-            f"No answer within {service.serve.sync_seconds:g} s.",
-            hint=f"GET /v1/jobs/{job_id}" if job_id else "POST /v1/jobs takes content that needs longer.",
-        )
+        raise SyncTimeout(f"No answer within {service.serve.sync_seconds:g} s.", job_id=job_id)
     return [future.result() for future in futures]
 
 

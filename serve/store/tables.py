@@ -143,7 +143,7 @@ class Result(Base):
     decision: Mapped[str] = mapped_column(String(16))
     """As the machine decided; a person's decision is a `Review`."""
     risk: Mapped[float]
-    """In [0, 1]: the highest score of an active rule; 1 where a rule was not judged."""
+    """In [0, 1]: the highest score of an active rule; 1 for what could not be judged."""
     sha256: Mapped[str | None] = mapped_column(String(64), index=True)
     policy_name: Mapped[str]
     policy_version: Mapped[str]
