@@ -26,7 +26,7 @@ from guard.types import Float32Array, UInt8Array
 
 HASHED_FRAMES = 6
 THUMBNAIL_PX = 96
-VERSION = 2  # raise when a cached file would hold something else
+VERSION = 3  # raise when a cached file would hold something else
 
 Progress = Callable[[str, int, int], None]
 
