@@ -8,7 +8,7 @@ import tomllib
 from pathlib import Path
 from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from guard.errors import InvalidConfig
 
@@ -23,7 +23,7 @@ class Settings(BaseModel):
     policy: str | None = None
     """Name of a policy in the library, or the path of a policy file; None picks by what is configured."""
     detectors: tuple[str, ...] = ("tiny", "flash")
-    """Detectors to load; one that no active rule of the policy needs is left out."""
+    """Detectors to load; one that no active rule of the policy needs is left out. In the environment with commas."""
     fast_checkpoint: Path | None = None
     """Folder of `guard train fast` that takes the place of the embedded classifier; None takes the shipped weights."""
     calibration: Path | None = None
@@ -47,12 +47,18 @@ class Settings(BaseModel):
     policy_store: str | None = None
     api_keys: str | None = None
 
+    @field_validator("detectors", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        return tuple(filter(None, (name.strip() for name in value.split(",")))) if isinstance(value, str) else value
+
 
 _ENVIRONMENT = {
     "GUARD_HOME": "home",
     "GUARD_POLICY": "policy",
     "GUARD_SLOW_URL": "slow_url",
     "GUARD_SLOW_MODEL": "slow_model",
+    "GUARD_DETECTORS": "detectors",
     "GUARD_WORKERS": "workers",
     "GUARD_MAX_GAP_SECONDS": "max_gap_seconds",
     "GUARD_SEED": "seed",

@@ -68,13 +68,17 @@ def load(kind: str, name: str, **settings: Any) -> Any:
     except TypeError as error:
         fields = ", ".join(getattr(part.Config, "__dataclass_fields__", {})) or "none"
         raise UnknownPart(f"The {kind} {name!r} takes the settings {fields}; {error}.") from error
-    return part.build(config)
+    try:
+        return part.build(config)
+    except ModuleNotFoundError as error:  # heavy packages are imported when a part is built
+        raise missing_extra(f"The {kind} {name!r}", error.name or str(error)) from error
 
 
 _EXTRAS: Mapping[str, str] = MappingProxyType(
     {
         "accelerate": "train", "peft": "train", "sklearn": "train", "transformers": "hub", "decord": "decord",
-        "openai": "slow", "vllm": "vllm", "pyarrow": "parquet",
+        "alembic": "serve", "fastapi": "serve", "sqlalchemy": "serve", "uvicorn": "serve", "psycopg": "postgres",
+        "openai": "slow", "vllm": "vllm", "pyarrow": "parquet", "rapidocr": "ocr", "onnxruntime": "ocr",
     }
 )  # fmt: skip
 """Import name of an optional package to the extra of `video-guard` that installs it."""

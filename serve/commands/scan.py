@@ -44,6 +44,9 @@ def scan(
         Path | None, typer.Option(help="Folder of `guard train fast` to screen with. Default: the shipped weights.")
     ] = None,
     slow: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible VLM server.")] = None,
+    ocr: Annotated[
+        bool, typer.Option("--ocr", help="Read words in frames and judge them as text (extra ocr).")
+    ] = False,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with the run in --out.")] = False,
     retry_failed: Annotated[
         bool, typer.Option("--retry-failed", help="With --resume: judge undecided and degraded inputs again.")
@@ -111,7 +114,10 @@ def scan(
     if out == "-" and (resume or retry_failed or evidence):
         raise UsageError("--out - keeps nothing, so --resume, --retry-failed and --evidence cannot go with it.")
     layered = composed(policy).policy if policy and len(policy) > 1 else None
-    with Guard.load(load_settings(**overrides), policy=layered) as guard, make_progress(mode) as display:
+    settings = load_settings(**overrides)
+    if ocr:
+        settings = settings.model_copy(update={"detectors": tuple(dict.fromkeys((*settings.detectors, "screen_text")))})
+    with Guard.load(settings, policy=layered) as guard, make_progress(mode) as display:
         code = _to_stdout(guard, request, display) if out == "-" else _to_directory(guard, request, display)
     raise typer.Exit(code)
 
