@@ -33,7 +33,7 @@ def file_appeal(
     """
     job = decisions.own_job(session, principal, job_id)
     text = _checked(statement, "statement")
-    if job.finished_at is None or job.status != "succeeded":
+    if job.finished_at is None or job.decision is None:
         raise Conflict("There is no decision to appeal against yet.", hint="Wait for the job to end.")
     if session.scalar(select(Appeal.id).where(Appeal.job_id == job.id, Appeal.status == "open")) is not None:
         raise Conflict("An appeal of this job is being looked at already.")
