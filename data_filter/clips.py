@@ -4,7 +4,7 @@ thumbnail."""
 from __future__ import annotations
 
 import multiprocessing
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -49,8 +49,22 @@ class Clip:
     embedding: Float32Array
     """float32 [2 D]: mean and maximum over the bursts; the maximum keeps what happened once."""
     hashes: Hashes
-    thumbnail: bytes
-    """A small JPEG of the middle of the clip."""
+    key: str
+    """Where the cache keeps what was read, the thumbnail among it: 200,000 pictures in memory would take a gigabyte."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Pictures:
+    """Small JPEGs of the middle of clips, read when they are asked for."""
+
+    cache: FeatureCache | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Cache keys by row id."""
+
+    def get(self, name: str) -> bytes | None:
+        """Return the picture of a row, or None where it was not decoded."""
+        held = self.cache.load(self.keys[name]) if self.cache is not None and name in self.keys else None
+        return None if held is None else held["thumbnail"].tobytes()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,9 +118,7 @@ def _read(row: Row, settings: ClipSettings, cache: FeatureCache) -> Clip | Failu
         arrays = cache.get(key, lambda: _look(row, settings, encoder))
     except InputError as error:
         return Failure(row=row, code=error.code, message=error.message)
-    return Clip(
-        row=row, embedding=arrays["embedding"], hashes=arrays["hashes"], thumbnail=arrays["thumbnail"].tobytes()
-    )
+    return Clip(row=row, embedding=arrays["embedding"], hashes=arrays["hashes"], key=key)
 
 
 def _look(row: Row, settings: ClipSettings, encoder: Encoder) -> dict[str, Any]:

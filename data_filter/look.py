@@ -11,7 +11,7 @@ import numpy as np
 
 from data_filter import clips, dedup, leakage, manifest
 from data_filter.audit import AuditConfig
-from data_filter.clips import Clip, ClipSettings
+from data_filter.clips import Clip, ClipSettings, Pictures
 from data_filter.leakage import Fingerprint
 from data_filter.types import FeatureView
 from data_filter.warmup import WarmUpConfig
@@ -72,7 +72,7 @@ class Looked:
     prints: tuple[Fingerprint, ...]
     query_prints: tuple[Fingerprint, ...]
     test_prints: tuple[Fingerprint, ...]
-    thumbnails: dict[str, bytes]
+    pictures: Pictures
     failures: tuple[clips.Failure, ...]
 
     def without(self, ids: Collection[str]) -> Looked:
@@ -105,9 +105,9 @@ def look(
     test_named = [(row, manifest.row_id(row, path.parent)) for row in splits.test]
     seen: dict[int, Clip] = {}
     failures: list[clips.Failure] = []
+    cache = FeatureCache(folder=inputs.cache or out / "cache")
     if settings.decode:
         every = [row for row, _ in (*named, *asked_named, *test_named)]
-        cache = FeatureCache(folder=inputs.cache or out / "cache")
         found, failures = clips.read_clips(every, settings.clips, cache, workers=settings.workers, progress=progress)
         seen = {id(clip.row): clip for clip in found}
         failed = {id(failure.row) for failure in failures}
@@ -143,7 +143,7 @@ def look(
         prints=prints(named),
         query_prints=prints(asked_named),
         test_prints=prints(test_named),
-        thumbnails={name: seen[id(row)].thumbnail for row, name in (*named, *asked_named) if id(row) in seen},
+        pictures=Pictures(cache=cache, keys={name: seen[id(row)].key for row, name in named if id(row) in seen}),
         failures=tuple(failures),
     )
 

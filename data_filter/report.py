@@ -15,7 +15,7 @@ from jinja2 import Environment, PackageLoader, select_autoescape
 
 from data_filter import guards
 from data_filter.audit import Finding
-from data_filter.clips import Failure
+from data_filter.clips import Failure, Pictures
 from data_filter.dedup import NearPair
 from data_filter.guards import SignCheck
 from data_filter.shards import atomic_write
@@ -39,7 +39,7 @@ class Report:
     dropped: dict[str, str]
     findings: tuple[Finding, ...]
     pairs: tuple[NearPair, ...]
-    thumbnails: dict[str, bytes]
+    pictures: Pictures
     failures: tuple[Failure, ...]
     sign: SignCheck | None
     emptied: dict[str, int]
@@ -117,7 +117,7 @@ def _cards(report: Report, rows: Sequence[int] | np.ndarray, means: Float32Array
 
 
 def _picture(report: Report, name: str) -> str:
-    data = report.thumbnails.get(name)
+    data = report.pictures.get(name)
     return "" if data is None else "data:image/jpeg;base64," + base64.b64encode(data).decode()
 
 

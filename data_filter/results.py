@@ -82,7 +82,7 @@ def report(
         dropped=kept.left_out,
         findings=tuple(findings),
         pairs=tuple(pairs),
-        thumbnails=looked.thumbnails,
+        pictures=looked.pictures,
         failures=looked.failures,
         sign=sign,
         emptied=dict(emptied),
