@@ -82,7 +82,7 @@ def _lines(home: Path) -> list[dict[str, object]]:
 
 @pytest.fixture(scope="module")
 def done(folder: Path) -> Path:
-    distill(folder / "manifest.jsonl", folder / "run", CONFIG)
+    distill(folder / "manifest.jsonl", folder / "run", CONFIG, cache=folder / "cache")
     return folder / "run"
 
 
@@ -137,7 +137,7 @@ def test_a_resumed_run_gives_the_same_bytes(done: Path, folder: Path, tmp_path: 
         (again / name).unlink()
     for path in (again / "gradients").rglob("*.ok"):
         path.unlink()
-    distill(folder / "manifest.jsonl", again, CONFIG)
+    distill(folder / "manifest.jsonl", again, CONFIG, cache=folder / "cache")
     assert (again / "scores.parquet").read_bytes() == (done / "scores.parquet").read_bytes()
     kept = [[json.loads(line)["id"] for line in (f / "selected.jsonl").read_text().splitlines()] for f in (again, done)]
     assert kept[0] == kept[1]
@@ -188,7 +188,7 @@ def test_copies_are_dropped_and_disagreeing_copies_wait_for_a_person(folder: Pat
         {"path": "argued.mp4", "labels": [], "split": "train", "group": "argued"},
     ]
     path = _save(folder, [*lines, *copies], "copies.jsonl")
-    outcome = distill(path, tmp_path / "run", CONFIG)
+    outcome = distill(path, tmp_path / "run", CONFIG, cache=folder / "cache")
     assert outcome.dropped == {"near-duplicate": 1, "near-duplicates with different labels": 2}
     ids = {json.loads(line)["id"] for line in (tmp_path / "run/selected.jsonl").read_text().splitlines()}
     assert not ids & {"copy.mp4", "argued.mp4", "train-fight-0.mp4"}
@@ -204,7 +204,7 @@ def test_queries_from_the_test_split_are_refused(folder: Path, tmp_path: Path, h
         folder, [{"path": name, "labels": ["illegal.fire"], "split": "q", "group": f"new {how}"}], f"{how}.jsonl"
     )
     with pytest.raises(UsageError, match=rf"1 of 1 queries overlap.*\({how}\)"):
-        distill(folder / "manifest.jsonl", tmp_path / "run", CONFIG, queries=asked)
+        distill(folder / "manifest.jsonl", tmp_path / "run", CONFIG, queries=asked, cache=folder / "cache")
 
 
 def _reencode(source: Path, target: Path) -> None:
@@ -221,7 +221,7 @@ def _reencode(source: Path, target: Path) -> None:
 def test_a_group_under_its_floor_fails_the_run(folder: Path, tmp_path: Path) -> None:
     settings = replace(CONFIG, keep="3", selector="top_k", floor=2)
     with pytest.raises(UsageError, match="floor of 2"):
-        distill(folder / "manifest.jsonl", tmp_path / "run", settings)
+        distill(folder / "manifest.jsonl", tmp_path / "run", settings, cache=folder / "cache")
 
 
 def test_given_embeddings_are_used_and_must_be_complete(folder: Path, tmp_path: Path) -> None:
@@ -243,7 +243,9 @@ def test_given_embeddings_are_used_and_must_be_complete(folder: Path, tmp_path: 
 def test_a_clip_that_cannot_be_read_is_listed_and_not_kept(folder: Path, tmp_path: Path) -> None:
     (folder / "broken.mp4").write_bytes(b"not a video at all")
     line = {"path": "broken.mp4", "labels": [], "split": "train", "group": "broken"}
-    outcome = distill(_save(folder, [*_lines(folder), line], "broken.jsonl"), tmp_path / "run", CONFIG)
+    outcome = distill(
+        _save(folder, [*_lines(folder), line], "broken.jsonl"), tmp_path / "run", CONFIG, cache=folder / "cache"
+    )
     assert (outcome.failures, outcome.pool, outcome.kept) == (1, 19, 10)
     assert "broken.mp4" in (tmp_path / "run/report.html").read_text()
     assert "broken.mp4" not in (tmp_path / "run/selected.jsonl").read_text()
@@ -252,19 +254,21 @@ def test_a_clip_that_cannot_be_read_is_listed_and_not_kept(folder: Path, tmp_pat
 def test_audit_alone_writes_the_queue(folder: Path, tmp_path: Path) -> None:
     from data_filter.audit import AuditConfig
 
-    findings = run_audit(folder / "manifest.jsonl", tmp_path / "audit", replace(CONFIG, audit=AuditConfig(k=3)))
+    findings = run_audit(
+        folder / "manifest.jsonl", tmp_path / "audit", replace(CONFIG, audit=AuditConfig(k=3)), cache=folder / "cache"
+    )
     assert len(findings) == 18
     assert (tmp_path / "audit/queue.jsonl").exists()
 
 
 def test_annotation_picks_are_manifest_lines_without_test_clips(folder: Path, tmp_path: Path) -> None:
-    picks = run_annotate(folder / "manifest.jsonl", tmp_path / "pick", 5, settings=CONFIG)
+    picks = run_annotate(folder / "manifest.jsonl", tmp_path / "pick", 5, settings=CONFIG, cache=folder / "cache")
     rows = dataset.read_manifest(tmp_path / "pick/annotate.jsonl")
     assert len(rows) == len(picks) == 5
     assert all(row.path.exists() and row.split != "test" for row in rows)
     assert [p["pick"] for p in picks] == [1, 2, 3, 4, 5]
     with pytest.raises(UsageError, match=r"\[1, 24\]; got 25"):
-        run_annotate(folder / "manifest.jsonl", tmp_path / "pick", 25, settings=CONFIG)
+        run_annotate(folder / "manifest.jsonl", tmp_path / "pick", 25, settings=CONFIG, cache=folder / "cache")
 
 
 @pytest.mark.parametrize(
