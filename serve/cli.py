@@ -13,7 +13,7 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from guard.errors import GuardError, UsageError
-from serve.commands import audit, demo, distill, inspect, policy, scan, system, text, training, vlm
+from serve.commands import audit, demo, distill, inspect, policy, scan, serve, system, text, training, vlm
 from serve.commands import eval as evaluation
 from serve.failures import Exit, failure_of
 from serve.terminal import fail
@@ -25,7 +25,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
-for group in (scan, text, policy, training, distill, vlm, inspect, system, demo, audit, evaluation):
+for group in (scan, text, policy, training, distill, vlm, inspect, system, demo, audit, serve, evaluation):
     group.register(app)
 
 

@@ -17,6 +17,7 @@ from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
+from guard import plugins
 from guard.config import Settings
 from guard.errors import BackendError, InvalidConfig
 
@@ -106,7 +107,10 @@ def _engine(url: URL, pool_size: int) -> Engine:
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
-    return create_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True, pool_recycle=1800)
+    try:
+        return create_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True, pool_recycle=1800)
+    except ModuleNotFoundError as error:
+        raise plugins.missing_extra("PostgreSQL", error.name or "psycopg") from error
 
 
 def _prepare_sqlite(connection: sqlite3.Connection, _record: Any) -> None:
