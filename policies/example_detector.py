@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 
-from guard.errors import BackendError, GuardError, InvalidConfig
+from guard.errors import BackendError, GuardError, InputError, InvalidConfig
 from guard.interfaces import Decoder, SamplingNeeds, score_frames
 from guard.types import Coverage, Exemplar, Float32Array, Float64Array, Frames, Policy, Rule, Scores, Video
 from policies import few_shot
@@ -24,6 +24,11 @@ from policies.exemplars import Demonstration
 from policies.rule_scorer import NAME, RuleScorer, example_vector, fit_rules
 
 log = logging.getLogger(__name__)
+
+MAX_PER_RULE = 64
+"""Examples of one rule, for and against each, that are compared with; a prototype gains nothing beyond some dozens."""
+MAX_NEW = 200
+"""Clips that are decoded when a guard is built; a policy from elsewhere must not keep it busy for hours."""
 
 
 class Embedder(Protocol):
@@ -213,39 +218,70 @@ def _first_with_background(sources: Sources) -> tuple[Embedder, few_shot.Backgro
 def _demonstrations(
     rules: Sequence[Rule], embedder: Embedder, sources: Sources
 ) -> tuple[list[Demonstration], list[str]]:
-    found, problems = [], []
-    for exemplar in (e for rule in rules for e in rule.exemplars if seen(e)):
-        try:
-            vector = _vector(exemplar, embedder, sources)
-        except GuardError as error:
-            label = exemplar.source or exemplar.sha256
-            problems.append(f"{exemplar.rule}: the example {label!r} cannot be compared with: {error.message}")
+    found: list[Demonstration] = []
+    problems: list[str] = []
+    decoded = 0
+    for exemplar in (e for rule in rules for e in _first(rule)):
+        vector = _kept(exemplar, embedder, sources.store)
+        if vector is None and decoded >= MAX_NEW:
+            problems.append(f"{exemplar.rule}: {_label(exemplar)} waits: {MAX_NEW} clips are embedded at a time.")
             continue
+        if vector is None:
+            decoded += 1
+            try:
+                vector = _embed(exemplar, embedder, sources)
+            except GuardError as error:
+                problems.append(f"{exemplar.rule}: {_label(exemplar)} cannot be compared with: {error.message}")
+                continue
         found.append(Demonstration(exemplar=exemplar, embedding=vector, encoder=embedder.fingerprint))
     return found, problems
 
 
-def _vector(exemplar: Exemplar, embedder: Embedder, sources: Sources) -> Float32Array:
-    """Return the embedding of an example: the one that is kept, or a new one, which is kept from now on."""
-    key = f"{embedder.fingerprint}:{POOLING}"
+def _first(rule: Rule) -> list[Exemplar]:
+    """Return the examples that count: clips and images, the first of either kind."""
+    shown = [e for e in rule.exemplars if seen(e)]
+    return [e for violates in (True, False) for e in [x for x in shown if x.violates is violates][:MAX_PER_RULE]]
+
+
+def _kept(exemplar: Exemplar, embedder: Embedder, store: ExemplarStore) -> Float32Array | None:
     try:
-        kept = sources.store.embedding(exemplar, key)
+        return store.embedding(exemplar, _key(embedder))
     except BackendError as error:
         log.warning("embeddings of examples are not kept: %s", error.message)
-        kept = None
-    if kept is not None:
-        return kept
-    video = sources.open_video(Path(exemplar.source))
-    if exemplar.sha256 is not None and video.sha256 != exemplar.sha256:
-        raise InvalidConfig("the file was changed since it was made an example.")
+        return None
+
+
+def _embed(exemplar: Exemplar, embedder: Embedder, sources: Sources) -> Float32Array:
+    """Return the embedding of an example whose clip is at hand, and keep it.
+
+    A policy may come from elsewhere, so its word alone opens no file: the content must have the hash that the example
+    names, and whether there is some other file at that place is not told.
+    """
+    absent = InvalidConfig("its clip is not at hand, or is not the one that was made an example.")
+    if exemplar.sha256 is None or not exemplar.source:
+        raise absent
+    try:
+        video = sources.open_video(Path(exemplar.source))
+    except InputError as error:
+        raise absent from error
+    if video.sha256 != exemplar.sha256:
+        raise absent
     moments = Moments(embedder)
     sources.decoder.feed(video, embedder.needs, moments)
     vector = example_vector(moments.embeddings)
     try:
-        sources.store.save_embedding(replace(exemplar, sha256=video.sha256), key, vector)
+        sources.store.save_embedding(exemplar, _key(embedder), vector)
     except BackendError as error:
         log.warning("embeddings of examples are not kept: %s", error.message)
     return vector
+
+
+def _key(embedder: Embedder) -> str:
+    return f"{embedder.fingerprint}:{POOLING}"
+
+
+def _label(exemplar: Exemplar) -> str:
+    return f"the example {(exemplar.source or exemplar.sha256 or '')!r}"
 
 
 def _names(rules: Sequence[Rule]) -> str:

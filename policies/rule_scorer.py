@@ -58,9 +58,12 @@ class RuleScorer:
 def _held(scored: few_shot.Scored, thresholds: Thresholds) -> Float32Array:
     """Return the probabilities, those that the interval does not settle held between the thresholds.
 
-    0.92 [0.69, 0.99] under `block_at` 0.9 becomes the number just below 0.9.
+    0.92 [0.69, 0.99] under `block_at` 0.9 becomes the number just below 0.9. Where a rule leaves no band between its
+    thresholds, there is nothing to hold a score in, and the probability alone decides.
     """
     low, high = np.float32(thresholds.clear_below), np.nextafter(np.float32(thresholds.block_at), np.float32(0))
+    if high < low:
+        return np.clip(scored.probability, 0, 1).astype(np.float32)
     held = np.where(scored.high >= low, np.maximum(scored.probability, low), scored.probability)
     held = np.where(scored.low < thresholds.block_at, np.minimum(held, high), held)
     values: Float32Array = np.clip(held, 0, 1).astype(np.float32)

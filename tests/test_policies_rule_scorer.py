@@ -8,12 +8,12 @@ from builders import coverage, scores
 
 from fast_path.router import Config as RouterConfig
 from fast_path.router import build as build_router
-from guard.types import Exemplar, RouteReason
+from guard.types import Exemplar, RouteReason, Thresholds
 from policies import commands, few_shot
 from policies.commands import Target
 from policies.exemplar_store import ExemplarStore
 from policies.personalize import By
-from policies.rule_scorer import fit_rules
+from policies.rule_scorer import _held, fit_rules
 
 WIDTH, MOMENTS, ENCODER = 32, 8, "encoder-1"
 SECONDS = np.arange(MOMENTS, dtype=np.float64)
@@ -136,6 +136,22 @@ def test_a_score_crosses_a_threshold_only_where_its_whole_interval_does(setup, b
         assert (held < 0.1) == (whole.high[0] < 0.1)
         assert (held >= 0.9) == (whole.low[0] >= 0.9)
         assert held == pytest.approx(float(np.clip(whole.probability[0], 0.1, 0.9)), abs=1e-3) or held < 0.1
+
+
+def test_a_rule_without_a_band_between_its_thresholds_is_decided_by_the_probability():
+    one = np.array([0.6], np.float32)
+    scored = few_shot.Scored(probability=one, low=one - 0.3, high=one + 0.2, deviations=one)
+    for clear, block, expected in [
+        (0.5, 0.5, 0.6),
+        (0.7, 0.7, 0.6),
+        (0.1, 0.9, 0.6),
+        (0.65, 0.9, 0.65),
+        (0.0, 1.0, 0.6),
+    ]:
+        held = _held(scored, Thresholds(clear_below=clear, block_at=block))[0]
+        assert held == pytest.approx(expected, abs=1e-6)
+    certain = few_shot.Scored(probability=one, low=one, high=one, deviations=one)
+    assert _held(certain, Thresholds(clear_below=0.0, block_at=0.0))[0] >= 0.0
 
 
 def test_the_fingerprint_tells_examples_backgrounds_and_settings_apart(setup, background):

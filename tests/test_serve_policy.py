@@ -60,12 +60,51 @@ def test_with_out_alone_a_file_is_written_and_no_layer_is_made(guard: Any, tmp_p
     file = tmp_path / "mine.yaml"
     code, out, _ = guard("unblock", "violence", "--out", file)
     assert code == Exit.OK
-    assert out.splitlines() == ["Changed: violence is off.", f"Use it with: --policy {file}"]
+    assert out.splitlines() == ["Changed: violence is off.", "It lies on: default", f"Use it with: --policy {file}"]
     assert load_policy(file).rules["violence"].state == "off"
     assert not (tmp_path / "store.sqlite3").exists()
     code, _, _ = guard("extend", "harassment", "--variant", "hazing", "--base", file, "--out", tmp_path / "two.yaml")
     two = load_policy(tmp_path / "two.yaml")
     assert (code, two.rules["violence"].state, two.rules["custom.hazing"].extends) == (Exit.OK, "off", "harassment")
+
+
+def test_an_edit_starts_from_the_policy_that_a_scan_would_take(guard: Any, tmp_path: Path, monkeypatch: Any) -> None:
+    def below(*more: str) -> str:
+        return json.loads(guard("block", "x", "--definition", "y", "--out", tmp_path / "x.yaml", "--json", *more)[1])[
+            "below"
+        ]
+
+    assert below() == "default", "as the settings say"
+    assert below("--base", "minors") == "minors"
+    monkeypatch.delenv("GUARD_CONFIG")
+    assert below() == "screen", "what the embedded classifier can judge alone"
+    monkeypatch.setenv("GUARD_SLOW_URL", "http://127.0.0.1:9/v1")
+    assert below() == "default"
+    assert load_policy(tmp_path / "x.yaml").rules.keys() > load_policy("default").rules.keys()
+
+
+def test_an_edit_with_examples_is_kept_where_they_cannot_be_compared(
+    guard: Any, tmp_path: Path, monkeypatch: Any
+) -> None:
+    (tmp_path / "guard.toml").write_text('detectors = ["tiny"]\nworkers = 1\npolicy = "screen"\n')
+    monkeypatch.setenv("GUARD_BACKGROUND", str(tmp_path / "none.npz"))
+    write_clip(tmp_path / "ball.mp4", ball, 0.5)
+    code, out, _ = guard("block", "juggling", "--example", tmp_path / "ball.mp4")
+    assert (code, "are kept, and cannot be compared with here" in out) == (Exit.OK, True)
+    assert "custom.juggling" in load_policy("layer:local").rules
+
+
+def test_list_says_why_a_layer_cannot_be_used(guard: Any) -> None:
+    guard("lock", "violence", "--layer", "acme", "--kind", "community")
+    guard("revert", "1", "--layer", "acme")
+    guard("unblock", "violence", "--layer", "alice", "--base", "layer:acme")
+    guard("lock", "violence", "--layer", "acme")
+    out = guard("list")[1]
+    assert "cannot be used" in out
+    listed = {p["name"]: p["problem"] for p in json.loads(guard("list", "--json")[1])}
+    assert "locked by 'acme'" in listed["layer:alice"]
+    code, _, err = guard("show", "layer:alice")
+    assert (code, "locked by 'acme'" in err) == (Exit.USAGE, True)
 
 
 def test_examples_are_files_or_texts_for_or_against(guard: Any, tmp_path: Path) -> None:
@@ -88,7 +127,7 @@ def test_a_lock_binds_the_layers_above(guard: Any) -> None:
     assert guard("lock", "violence", "--layer", "house", "--kind", "platform")[0] == Exit.OK
     code, _, err = guard("unblock", "violence", "--layer", "me", "--base", "layer:house")
     assert code == Exit.USAGE
-    assert "invalid_policy" in err
+    assert "rule_locked" in err
     assert "house" in err
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal, cast
 
 import typer
 
-from guard.errors import UsageError
+from guard.errors import GuardError, UsageError
 from serve.terminal import print_json, safe
 
 if TYPE_CHECKING:
@@ -265,12 +265,14 @@ def tell(outcome: Outcome, target: Target, *, as_json: bool) -> None:
     policy = outcome.policy
     use = str(target.out) if target.out is not None else f"layer:{target.layer}"
     notes = [*outcome.notes, *_example_notes(outcome)]
+    below = target.below if target.layer is None else outcome.history.below
     if as_json:
         print_json(
             {
                 "changed": list(outcome.changed),
                 "notes": notes,
                 "layer": target.layer,
+                "below": below,
                 "edit": outcome.history.version if target.layer is not None and outcome.changed else None,
                 "file": None if target.out is None else str(target.out),
                 "policy": {"name": policy.name.removesuffix("/edit"), "version": policy.version, "hash": policy.hash},
@@ -282,6 +284,7 @@ def tell(outcome: Outcome, target: Target, *, as_json: bool) -> None:
     print(safe(f"Changed: {states}." if states else "Nothing changed."))
     for note in notes:
         print(safe(note))
+    print(safe(f"It lies on: {below}"))
     print(f"Use it with: --policy {safe(use)}")
 
 
@@ -291,7 +294,10 @@ def _example_notes(outcome: Outcome) -> list[str]:
     from serve.policy_judging import prepare
 
     touched = {name: rule for name in outcome.changed if (rule := outcome.policy.rules.get(name)) is not None}
-    found = prepare(load_settings(), replace(outcome.policy, rules=touched))
+    try:
+        found = prepare(load_settings(), replace(outcome.policy, rules=touched))
+    except GuardError as error:  # the edit is made and kept; what it is good for here is another matter
+        return [f"The examples are kept, and cannot be compared with here: {error.message} {error.hint}"]
     counted = [
         f"{name}: {count} example{'s' if count > 1 else ''} to compare with. {_FEW if count < _MANY else _ENOUGH}"
         for name, count in found.counted
