@@ -1,5 +1,5 @@
-"""Growth from 1,000 to 200,000 rows on synthetic gradients: store, score, select; 1 against 2 workers; kill -9 and
-resume.
+"""Growth from 1,000 to 200,000 rows on synthetic gradients: store, dedup, score, select; 1 against 2 workers; kill -9
+and resume.
 
 Usage: python benchmarks/influence_growth.py OUT.json [rows ...]
 """
@@ -21,6 +21,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 
 import numpy as np
 
+from data_filter import dedup
 from data_filter.shards import Shard
 from data_filter.store import GradientStore, StoreSpec, Task, hash_ids
 from data_filter.types import Checkpoint, FeatureView, GradientView, Layer
@@ -89,6 +90,13 @@ def child(folder: Path, total: int) -> None:
     store.fill(compute)
     timed("store", start)
     out["bytes_per_row"] = round(sum(p.stat().st_size for p in folder.rglob("*") if p.is_file()) / total, 1)
+    hashes = np.random.default_rng(3).integers(0, 2**64, size=(total, 6, 2), dtype=np.uint64)
+    hashes[1::100] = hashes[::100][: len(hashes[1::100])]  # one in a hundred is a copy
+    start = time.process_time()
+    found = dedup.near_pairs(list(hashes))
+    timed("dedup", start)
+    assert len(found) == total // 100, "every copy, and no stranger"
+    del hashes, found
     asked = compute(Task(kind="rows", checkpoint=0, shard=999_999, start=0, stop=QUERIES)).rows
     layers = spec(total).layers
     queries = view(QUERIES, GradientView(layers=layers, checkpoints=(Checkpoint(name="q", rows=asked),)), 2)
@@ -111,9 +119,9 @@ def child(folder: Path, total: int) -> None:
         "knn_disagreement",
     ):
         start = time.process_time()
-        found = plugins.load("scorer", name).score(pool, queries)
+        values = plugins.load("scorer", name).score(pool, queries)
         timed(f"scorer {name}", start)
-        scores = found if name == "grad_cos" else scores
+        scores = values if name == "grad_cos" else scores
     assert scores is not None
     budget = max(1, round(KEEP * total))
     for name in ("top_k", "quota", "bids", "round_robin", "facility_location", "fifa", "dealrec", "quad", "tarot"):
@@ -199,7 +207,7 @@ def main(out: Path, sizes: list[int]) -> None:
     # below some ten thousand rows fixed costs hide the growth
     large = [r for r in rows if r["rows"] >= 10_000]
     for name in rows[0]:
-        if name.startswith(("scorer", "selector", "store")):
+        if name.startswith(("scorer", "selector", "store", "dedup")):
             x = np.log([r["rows"] for r in large])
             y = np.log([max(r[name], 1e-4) for r in large])
             fitted[name] = round(float(np.polyfit(x, y, 1)[0]), 3)
@@ -222,4 +230,4 @@ if __name__ == "__main__":
     elif sys.argv[1] == "worker":
         worker(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
     else:
-        main(Path(sys.argv[1]), [int(a) for a in sys.argv[2:]] or [1_000, 10_000, 30_000, 80_000, 200_000])
+        main(Path(sys.argv[1]), [int(a) for a in sys.argv[2:]] or [1_000, 10_000, 50_000, 200_000])

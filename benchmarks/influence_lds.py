@@ -111,40 +111,12 @@ def describe_light(head: WarmUp, view: FeatureView, *, training: bool) -> Featur
 
 
 def kronfluence_scores(model: nn.Module, xt: Any, yt: Any, xq: Any, yq: Any, damping: float | None) -> np.ndarray:
-    from kronfluence.analyzer import Analyzer, prepare_model
-    from kronfluence.arguments import FactorArguments, ScoreArguments
-    from kronfluence.task import Task
     from torch.utils.data import TensorDataset
 
-    class Classify(Task):
-        def compute_train_loss(self, batch: Any, model: nn.Module, sample: bool = False) -> torch.Tensor:
-            logits = model(batch[0])
-            if not sample:
-                return nn.functional.cross_entropy(logits, batch[1], reduction="sum")
-            drawn = torch.multinomial(logits.detach().softmax(dim=-1), 1).flatten()
-            return nn.functional.cross_entropy(logits, drawn, reduction="sum")
+    from data_filter.scorers.kronfluence import pairwise
 
-        def compute_measurement(self, batch: Any, model: nn.Module) -> torch.Tensor:
-            return nn.functional.cross_entropy(model(batch[0]), batch[1], reduction="sum")
-
-    import logging
-    import tempfile
-
-    task = Classify()
-    with tempfile.TemporaryDirectory() as folder:
-        analyzer = Analyzer("x", prepare_model(model, task), task, cpu=True, output_dir=folder, log_level=logging.ERROR)
-        rows, asked = TensorDataset(xt, yt), TensorDataset(xq, yq)
-        analyzer.fit_all_factors("f", rows, per_device_batch_size=500, factor_args=FactorArguments(strategy="ekfac"))
-        analyzer.compute_pairwise_scores(
-            "s",
-            "f",
-            asked,
-            rows,
-            per_device_query_batch_size=300,
-            per_device_train_batch_size=500,
-            score_args=ScoreArguments(damping_factor=damping),
-        )
-        return analyzer.load_pairwise_scores("s")["all_modules"].double().numpy().T
+    rows, asked = (TensorDataset(x, nn.functional.one_hot(y, 10).float()) for x, y in ((xt, yt), (xq, yq)))
+    return pairwise(model, rows, asked, "softmax", damping)
 
 
 def traker_scores(model: nn.Module, xt: Any, yt: Any, xq: Any, yq: Any, width: int) -> np.ndarray:
@@ -193,14 +165,8 @@ def dattri_scores(model: nn.Module, xt: Any, yt: Any, xq: Any, yq: Any, method: 
         attributor = tracin.TracInAttributor(task=task, weight_list=torch.ones(1), normalized_grad=False, device="cpu")
         return attributor.attribute(rows, asked).double().detach().numpy()
     if method == "ekfac":
-
-        def train_loss(params: Any, batch: Any) -> Any:
-            x, _y = batch
-            logits = torch.func.functional_call(model, params, x).reshape(-1, 10)
-            drawn = torch.multinomial(logits.detach().softmax(dim=-1), 1).flatten()
-            return nn.functional.cross_entropy(logits, drawn), torch.ones(len(logits))
-
-        task = AttributionTask(loss_func=train_loss, model=model, checkpoints=model.state_dict(), target_func=whole)
+        # the same function gives factors and gradients there, so the labels are the given ones, not drawn ones
+        task = AttributionTask(loss_func=whole, model=model, checkpoints=model.state_dict(), target_func=whole)
         attributor = influence_function.IFAttributorEKFAC(task=task, device="cpu", damping=1e-3)
         attributor.cache(rows)
         return attributor.attribute(rows, asked).double().detach().numpy()

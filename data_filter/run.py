@@ -52,6 +52,8 @@ class Outcome:
     """Kept rows by label set."""
     emptied: dict[str, int]
     """Label sets of which nothing was kept, with the rows that they had."""
+    doubted: int
+    """Labels that wait in the queue for a person, left out or not."""
     diversity: float
     """How many different directions the kept embeddings have (Vendi score)."""
     failures: int
@@ -149,6 +151,7 @@ def _distill(
         dropped=_by_kind(left_out),
         picks=dict(picks),
         emptied=dict(guards.emptied(judged.pool.strata(), selection.indices)),
+        doubted=sum(finding.doubted for finding in judged.findings),
         diversity=round(guards.effective_diversity(judged.pool.need_embeddings("report")[selection.indices]), 2),
         failures=len(looked.failures),
     )

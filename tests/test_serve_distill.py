@@ -153,6 +153,8 @@ def test_a_run_goes_by_the_decisions_and_annotate_picks(guard: Any, queue: Path,
     assert json.loads(shown)["picks"][RULES[0]] == 15
     rows = {line["id"]: line for line in lines(tmp_path / "run/selected.jsonl")}
     assert (rows["clip00.mp4"]["labels"], rows["clip00.mp4"]["labels_before_audit"]) == ([RULES[0]], [RULES[1]])
+    code, shown, _ = guard(*asked[:-1], "--out", tmp_path / "plain")
+    assert "guard distill review" in shown, "who has doubtful labels is told where they wait"
     code, _, err = guard(*asked, "--out", tmp_path / "new", "--drop-doubtful", "--no-audit")
     assert code == Exit.USAGE
     assert "--drop-doubtful needs the audit" in err

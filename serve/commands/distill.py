@@ -122,6 +122,7 @@ def run(
             "kept": f"{outcome.kept} of {outcome.pool}{short}",
             "left out before": ", ".join(f"{n} {why}" for why, n in outcome.dropped.items()) or "none",
             "not readable": outcome.failures,
+            "labels in doubt": f"{outcome.doubted}; see: guard distill review {safe(out / 'audit')}",
             "diversity": outcome.diversity,
         }
     )
