@@ -6,7 +6,7 @@ rule is named at lint time; in the verdict it shows as "no configured stage can 
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -54,14 +54,17 @@ class Finding:
     message: str
 
 
-def judges(rule: Rule, configured: Configured) -> tuple[Judge, ...]:
+def judges(rule: Rule, configured: Configured, rules: Mapping[str, Rule] | None = None) -> tuple[Judge, ...]:
     """Return the configured stages that can settle `rule` either way, the cheapest first; empty if there is none.
 
     A detector of one subcategory can raise the rule but its silence clears nothing, so it does not count as a judge.
+    With `rules`, those of the whole policy, parts of a category that have rules of their own are left to these.
     """
     found: list[Judge] = []
     exhausted = configured.cleared_by.get(rule.category)
-    if rule.category in configured.covered or (exhausted and set(exhausted) <= set(configured.covered)):
+    if exhausted is not None and rules is not None:
+        exhausted = tuple(c for c in exhausted if claimant(c, rules) == rule.category)
+    if rule.category in configured.covered or (exhausted is not None and set(exhausted) <= set(configured.covered)):
         found.append("fast")
     if configured.open_vocabulary and words(rule):
         found.append("open-vocabulary")
@@ -110,11 +113,11 @@ def lint(policy: Policy, configured: Configured | None = None) -> tuple[Finding,
 
 def unjudgeable(policy: Policy, configured: Configured) -> tuple[str, ...]:
     """Return the active categories that no configured stage can judge: they route every video to review."""
-    return tuple(rule.category for rule in policy.active() if not judges(rule, configured))
+    return tuple(rule.category for rule in policy.active() if not judges(rule, configured, policy.rules))
 
 
 def _judged(rule: Rule, policy: Policy, configured: Configured) -> Iterator[Finding]:
-    if judges(rule, configured):
+    if judges(rule, configured, policy.rules):
         return
     if judged_in_text(rule, configured):
         message = (
