@@ -7,7 +7,6 @@ slip of a reviewer would otherwise teach every later verdict.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import sqlite3
 from collections.abc import Iterator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from guard.errors import BackendError, InvalidPolicy
 from guard.types import Exemplar, Float32Array, Policy, require
 from policies.exemplars import Demonstration
+from policies.exemplars import content_key as content_key
 
 Status = Literal["waiting", "confirmed", "rejected"]
 
@@ -47,14 +47,6 @@ class Override:
     """UTC time, ISO 8601."""
     status: Status
     decided_by: str = ""
-
-
-def content_key(exemplar: Exemplar) -> str:
-    """Return what identifies an exemplar's content: its SHA-256, that of its text, or that of its source's name."""
-    if exemplar.sha256:
-        return exemplar.sha256
-    kind, value = ("text", exemplar.text) if exemplar.text else ("source", exemplar.source)
-    return f"{kind}:{hashlib.sha256(value.encode('utf-8')).hexdigest()}"
 
 
 class ExemplarStore:

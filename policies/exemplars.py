@@ -7,10 +7,11 @@ functions are pure; embeddings come from whatever encoder is there, and only tho
 
 from __future__ import annotations
 
+import hashlib
 import math
 import re
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, get_args
 
@@ -22,6 +23,8 @@ from guard.types import Exemplar, Float32Array, require
 Strategy = Literal["random", "semantic", "balanced", "bm25"]
 Basis = Literal["embedding", "words", "chance"]
 DEFAULT_STRATEGY: Strategy = "balanced"
+SHORTLIST = 4
+"""Times `count`: how many of the nearest are ranked anew by influence. What is far away helps nobody."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,6 +71,14 @@ class Retrieved:
     """Candidates that the budget had no room for."""
 
 
+def content_key(exemplar: Exemplar) -> str:
+    """Return what identifies an exemplar's content: its SHA-256, that of its text, or that of its source's name."""
+    if exemplar.sha256:
+        return exemplar.sha256
+    kind, value = ("text", exemplar.text) if exemplar.text else ("source", exemplar.source)
+    return f"{kind}:{hashlib.sha256(value.encode('utf-8')).hexdigest()}"
+
+
 def count_tokens(text: str) -> int:
     """Return a safe estimate of the tokens of `text`: three bytes each, so that a budget holds in any language."""
     return math.ceil(len(text.encode("utf-8")) / 3)
@@ -82,10 +93,13 @@ def retrieve(
     budget_tokens: int = 1500,
     seed: int = 0,
     tokens_of: Callable[[str], int] = count_tokens,
+    influence: Mapping[str, float] | None = None,
 ) -> Retrieved:
     """Choose at most `count` demonstrations whose words fit `budget_tokens`.
 
-    The result depends on neither the order of the pool nor the clock.
+    The result depends on neither the order of the pool nor the clock. `influence` gives the content key of an example
+    (`content_key`) a number, higher for one that helps more, such as an influence score of a
+    training row: the nearest `SHORTLIST` times `count` are then taken in that order, those without a number last.
 
     Raises:
         InvalidConfig: the strategy is unknown or a number is negative.
@@ -95,7 +109,7 @@ def retrieve(
     if count < 0 or budget_tokens < 0:
         raise InvalidConfig(f"count and budget_tokens must not be negative; got {count} and {budget_tokens}.")
     ordered = sorted(pool, key=_identity)
-    basis, ranked = _rank(query, ordered, strategy, seed)
+    basis, ranked = _rank(query, ordered, strategy, seed, influence or {}, SHORTLIST * count)
     chosen: list[Demonstration] = []
     tokens = left_out = 0
     for demonstration in ranked:
@@ -150,11 +164,19 @@ def balanced_order(ranked: Sequence[Demonstration]) -> list[Demonstration]:
 
 
 def _rank(
-    query: Query, pool: Sequence[Demonstration], strategy: Strategy, seed: int
+    query: Query,
+    pool: Sequence[Demonstration],
+    strategy: Strategy,
+    seed: int,
+    influence: Mapping[str, float],
+    shortlist: int,
 ) -> tuple[Basis, list[Demonstration]]:
     basis, scores = _scores(query, pool, strategy)
     order = np.random.default_rng(seed).permutation(len(pool)) if scores is None else np.argsort(-scores, kind="stable")
     ranked = [pool[index] for index in order]
+    if influence:
+        helps = {id(d): influence.get(content_key(d.exemplar), -math.inf) for d in ranked[:shortlist]}
+        ranked[:shortlist] = sorted(ranked[:shortlist], key=lambda d: -helps[id(d)])
     return basis, balanced_order(ranked) if strategy == "balanced" else ranked
 
 

@@ -12,7 +12,16 @@ from hypothesis import strategies as st
 from guard.errors import InvalidConfig
 from guard.types import Exemplar
 from policies import annotate
-from policies.exemplars import Demonstration, Query, balanced_order, bm25, count_tokens, retrieve, similarities
+from policies.exemplars import (
+    Demonstration,
+    Query,
+    balanced_order,
+    bm25,
+    content_key,
+    count_tokens,
+    retrieve,
+    similarities,
+)
 
 
 def demo(text, *, violates=True, rule="violence", vector=None, encoder="e", rationale=""):
@@ -177,3 +186,17 @@ def test_ideal_reaches_more_than_chance():
 
     best = reached(annotate.ideal(vectors, 3, neighbours=4))
     assert best >= np.mean([reached(rng.choice(len(vectors), 3, replace=False)) for _ in range(50)])
+
+
+def test_influence_ranks_the_nearest_anew_and_lets_nothing_from_afar_in():
+    far = [demo(f"far {i}", vector=[-1, 0.1 * i, 0]) for i in range(8)]
+    helps = {content_key(d.exemplar): value for d, value in zip(POOL[:3], (0.1, 0.9, 0.5), strict=True)}
+    helps |= {content_key(d.exemplar): 100.0 for d in far}
+    pool = [*POOL[:5], *far]
+    assert texts(retrieve(QUERY, pool, strategy="semantic", count=1, influence=helps)) == ["a kick"]
+    assert texts(retrieve(QUERY, pool, strategy="semantic", count=1)) == ["a punch"]
+    shown = retrieve(QUERY, POOL, count=2, influence=helps)
+    assert {d.exemplar.violates for d in shown.demonstrations} <= {True, False}
+    assert texts(retrieve(QUERY, POOL[:3], strategy="semantic", count=3, influence=helps))[::-1] == [
+        "a kick", "a shove", "a punch",
+    ]  # fmt: skip
