@@ -103,3 +103,8 @@ class RateLimiter:
             while len(self._buckets) > self._remember:
                 self._buckets.popitem(last=False)
         return taken
+
+    def forget(self, name: str) -> None:
+        """Let the bucket of `name` start full again, such as after a sign-in that was right."""
+        with self._lock:
+            self._buckets.pop(name, None)

@@ -66,3 +66,11 @@ def test_memory_is_bounded_and_the_forgotten_start_full() -> None:
     for name in ("b", "c"):
         limiter.take(name)
     assert limiter.take("a").allowed
+
+
+def test_what_is_forgotten_starts_full() -> None:
+    limiter = RateLimiter(Rate(per_second=0.001, burst=1), clock=lambda: 0.0)
+    assert [limiter.take("a").allowed for _ in range(2)] == [True, False]
+    limiter.forget("a")
+    limiter.forget("never seen")
+    assert limiter.take("a").allowed

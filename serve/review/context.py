@@ -109,10 +109,18 @@ def rule_lines(policy: Policy | None, verdict: Mapping[str, Any], names: Mapping
                 category=category, name=names.get(category, category), state=rule.state if rule else "–",
                 score=score["score"], clear_below=pair.get("clear_below"),
                 block_at=pair.get("block_at", score["threshold"]), flagged=score["flagged"], stage=score["stage"],
-                at_stake=score["flagged"] or category in uncertain or score["stage"] == "none", rule=rule,
+                at_stake=score["flagged"] or category in uncertain or _between(score, pair, verdict), rule=rule,
             )
         )  # fmt: skip
     return sorted(lines, key=lambda line: (not line.flagged, not line.at_stake, -(line.score or 0.0)))
+
+
+def _between(score: Mapping[str, Any], pair: Mapping[str, float], verdict: Mapping[str, Any]) -> bool:
+    """Whether the screening left a rule open: nobody judged it, or its score lies between the two thresholds."""
+    if score["stage"] == "none" or verdict["decision"] not in ("review", "undecided"):
+        return bool(score["stage"] == "none")
+    low, high = pair.get("clear_below", 1.0), pair.get("block_at", 1.0)
+    return score["stage"] == "fast" and score["score"] is not None and low <= score["score"] < high
 
 
 def _rule(policy: Policy | None, category: str) -> Rule | None:

@@ -85,11 +85,17 @@ def marks(verdict: Mapping[str, Any], names: Mapping[str, str], duration: float)
         found += [(s, "cited", f"cited for {name} ({check['violated']})") for s in check["evidence_seconds"]]
     for seen in (verdict["judgement"] or {}).get("observations", []):
         found.append((seen["start_seconds"], "seen", f"model: {seen['text'][:80]}"))
-    kept: dict[tuple[float, str], Mark] = {}
+    kept: dict[tuple[float, str], tuple[float, list[str]]] = {}
     for seconds, kind, label in sorted(found):
         at = min(max(0.0, float(seconds)), duration)
-        kept.setdefault((round(at, 1), kind), Mark(seconds=at, kind=kind, label=label, x=WIDTH * at / duration))
-    return tuple(sorted(kept.values(), key=lambda mark: mark.seconds)[:_MARKS])
+        labels = kept.setdefault((round(at, 1), kind), (at, []))[1]
+        if label not in labels:
+            labels.append(label)
+    made = [
+        Mark(seconds=at, kind=kind, label="; ".join(labels), x=WIDTH * at / duration)
+        for (_, kind), (at, labels) in kept.items()
+    ]
+    return tuple(sorted(made, key=lambda mark: mark.seconds)[:_MARKS])
 
 
 def duration_of(verdict: Mapping[str, Any]) -> float:

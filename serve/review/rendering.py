@@ -22,6 +22,7 @@ from serve.failures import failure_of
 from serve.request_errors import InvalidRequest, Unauthorized
 from serve.review import drawing
 from serve.review.sessions import Visitor
+from serve.terminal import safe
 
 CSP = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; media-src 'self'; connect-src 'self'; "
@@ -93,8 +94,8 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )  # fmt: skip
     made.filters |= {
-        "clock": drawing.clock, "visible": visible, "score": score, "percent": percent, "path": path_segment,
-        "age": age, "top_category": top_category, "words": lambda text: str(text).replace("_", " "),
+        "clock": drawing.clock, "visible": visible, "plain": safe, "score": score, "percent": percent,
+        "path": path_segment, "age": age, "top_category": top_category, "words": lambda text: str(text).replace("_", " "),
         "n": lambda value: f"{value:.1f}",
     }  # fmt: skip
     return made

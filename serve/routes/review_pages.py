@@ -31,7 +31,7 @@ def sign_in_page() -> Response:
 
 @router.post("/sign-in")
 def sign_in(request: Request, form: FormDep, service: ServiceDep) -> Response:
-    """Begin a session. Ten tries at once from one address, then one in five seconds."""
+    """Begin a session. Ten wrong keys at once from one address, then one in five seconds."""
     address = request.client.host if request.client else "unknown"
     if not service.limiter.take(f"sign-in/{address}", rate=_SIGN_IN_RATE).allowed:
         raise RateLimited("Too many tries to sign in.", hint="Wait a minute.")
@@ -39,6 +39,7 @@ def sign_in(request: Request, form: FormDep, service: ServiceDep) -> Response:
         cookie = sessions.sign_in(service.database, service.keyring, form.one("key"))
     except UsageError as error:
         return page("sign_in.html.j2", None, status=401, problem=error.message)
+    service.limiter.forget(f"sign-in/{address}")
     response = RedirectResponse("/review", 303)
     response.set_cookie(
         COOKIE, cookie, max_age=int(sessions.LASTS.total_seconds()), path="/review", httponly=True, samesite="strict",
