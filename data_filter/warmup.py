@@ -24,7 +24,7 @@ from data_filter.projection import ProjectionSpec
 from data_filter.shards import Shard
 from data_filter.store import GradientStore, StoreSpec, Task, factors_of, hash_ids
 from data_filter.types import Checkpoint, FeatureView, GradientView, Int64Array, KroneckerFactors, LossKind
-from guard.errors import UsageError
+from guard.errors import InvalidManifest, UsageError
 from guard.types import Float32Array
 
 MIN_STEPS = 100
@@ -148,7 +148,12 @@ def collect(
     if folder is None:
         return _in_memory(worker, spec)
     store = GradientStore(folder, spec)
-    store.fill(worker.compute)
+    made = store.fill(worker.compute)
+    # what an earlier run left may have been damaged since; hashing it costs seconds
+    resumed = made < len(spec.checkpoints) * (spec.shards("rows") + spec.shards("curvature"))
+    wrong = store.verify() if resumed else []
+    if wrong:
+        raise InvalidManifest(f"{folder} is damaged: {'; '.join(wrong[:3])}.", hint="Remove the folder and run again.")
     return store.view(), {name: store.aux(name) for name in ("loss", "margin", "norm")}
 
 

@@ -127,6 +127,14 @@ def test_a_label_set_of_which_nothing_is_left_is_said(home: Home, capsys: pytest
     assert "Nothing was kept of <b>illegal.fire.smoke</b>" in (home.folder / "run/report.html").read_text()
 
 
+def test_gradients_that_were_damaged_between_runs_are_not_scored(home: Home) -> None:
+    home.run()
+    shard = next((home.folder / "run/gradients").rglob("rows-00000.npy"))
+    shard.write_bytes(shard.read_bytes()[:-2] + b"xx")
+    with pytest.raises(InvalidManifest, match=r"damaged: ckpt-0\d/rows-00000\.npy: content differs"):
+        home.run()
+
+
 def test_a_budget_that_cannot_be_met_is_said(home: Home) -> None:
     for i in range(6):
         home.add(f"copy-{i}.mp4", "", sha256="train-02.mp4")

@@ -60,7 +60,7 @@ class Fifa:
         groups = coverage.by_stratum(pool.strata(), rows)
         counts = coverage.shares([len(g) for g in groups.values()], budget, 0, balanced=True)
         picked = [coverage.ranked(total, g)[:n] for g, n in zip(groups.values(), counts, strict=True)]
-        return selection(np.concatenate(picked), lambda i: f"rank sum {total[i]:.3f} in its stratum", self.name)
+        return selection(coverage.interleaved(picked), lambda i: f"rank sum {total[i]:.3f} in its stratum", self.name)
 
 
 def rank(values: Float64Array | Float32Array) -> Float64Array:
