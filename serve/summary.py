@@ -209,10 +209,10 @@ def _counts_table(heading: str, counts: Mapping[str, int], examples: Mapping[str
     if examples:
         table.add_column("such as", overflow="fold")
     for name, count in counts.items():
-        named = examples.get(name, [])
-        more = ", ..." if count > len(named) else ""
-        shown = [Text(", ".join(safe(source) for source in named) + more)] if examples else []
-        table.add_row(name, str(count), *shown)
+        named = [safe(source) for source in examples.get(name, [])]
+        if count > len(named):
+            named = [*named[:1], f"and {counted(count - 1, 'other')}"]
+        table.add_row(name, str(count), *([Text("\n".join(named))] if examples else []))
     return table
 
 
