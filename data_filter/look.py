@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 
@@ -20,6 +20,7 @@ from fast_path.features import FeatureCache
 from guard.errors import UsageError
 
 Progress = Callable[[str, int, int], None]
+Named: TypeAlias = list[tuple[Row, str]]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -97,54 +98,57 @@ def look(
     progress: Progress | None,
 ) -> Looked:
     """Look at the pool, the queries and the test rows; clips come from the cache where they were seen before."""
-    embeddings, path = inputs.embeddings, inputs.manifest
-    if not settings.decode and embeddings is None:
+    if not settings.decode and inputs.embeddings is None:
         raise UsageError("Without decoding, embeddings must be given.", hint="Pass --embeddings FILE.")
-    named = [(row, manifest.row_id(row, path.parent)) for row in splits.pool]
-    asked_named = [(row, manifest.row_id(row, (inputs.queries or path).parent)) for row in asked]
-    test_named = [(row, manifest.row_id(row, path.parent)) for row in splits.test]
+    base = inputs.manifest.parent
+    folders = (base, base if inputs.queries is None else inputs.queries.parent, base)
+    parts: list[Named] = [
+        [(row, manifest.row_id(row, folder)) for row in rows]
+        for rows, folder in zip((splits.pool, asked, splits.test), folders, strict=True)
+    ]
+    cache = FeatureCache(folder=inputs.cache or out / "cache")
     seen: dict[int, Clip] = {}
     failures: list[clips.Failure] = []
-    cache = FeatureCache(folder=inputs.cache or out / "cache")
     if settings.decode:
-        every = [row for row, _ in (*named, *asked_named, *test_named)]
+        every = [row for part in parts for row, _ in part]
         found, failures = clips.read_clips(every, settings.clips, cache, workers=settings.workers, progress=progress)
         seen = {id(clip.row): clip for clip in found}
-        failed = {id(failure.row) for failure in failures}
-        named = [(row, name) for row, name in named if id(row) not in failed]
-        asked_named = [(row, name) for row, name in asked_named if id(row) not in failed]
-    if len(named) < 2:
-        raise UsageError(f"{path}: fewer than two training rows could be looked at.", hint=_first(failures))
-    categories = manifest.categories_of([row for row, _ in named], [row for row, _ in asked_named])
-
-    def view(rows: Sequence[tuple[Row, str]]) -> FeatureView:
-        names = [name for _, name in rows]
-        if embeddings is not None:
-            values = clips.read_embeddings(embeddings, names)
-        else:
-            values = np.stack([seen[id(row)].embedding for row, _ in rows])
-        return manifest.view_of([row for row, _ in rows], names, categories, values)
-
-    def prints(rows: Sequence[tuple[Row, str]]) -> tuple[Fingerprint, ...]:
-        return tuple(
-            Fingerprint(
-                id=name,
-                sha256=row.sha256,
-                group=row.group,
-                hashes=seen[id(row)].hashes if id(row) in seen else None,
-            )
-            for row, name in rows
-        )
-
+    failed = {id(failure.row) for failure in failures}
+    # test rows stay: content and group of one that cannot be read still count
+    pool, queries = ([item for item in part if id(item[0]) not in failed] for part in parts[:2])
+    if len(pool) < 2:
+        raise UsageError(f"{inputs.manifest}: fewer than two training rows could be looked at.", hint=_first(failures))
+    categories = manifest.categories_of([row for row, _ in pool], [row for row, _ in queries])
     return Looked(
-        pool=view(named),
-        queries=view(asked_named) if asked_named else None,
-        rows=tuple(row for row, _ in named),
-        prints=prints(named),
-        query_prints=prints(asked_named),
-        test_prints=prints(test_named),
-        pictures=Pictures(cache=cache, keys={name: seen[id(row)].key for row, name in named if id(row) in seen}),
+        pool=_view(pool, categories, seen, inputs.embeddings),
+        queries=_view(queries, categories, seen, inputs.embeddings) if queries else None,
+        rows=tuple(row for row, _ in pool),
+        prints=_prints(pool, seen),
+        query_prints=_prints(queries, seen),
+        test_prints=_prints(parts[2], seen),
+        pictures=Pictures(cache=cache, keys={name: seen[id(row)].key for row, name in pool if id(row) in seen}),
         failures=tuple(failures),
+    )
+
+
+def _view(rows: Named, categories: Sequence[str], seen: Mapping[int, Clip], embeddings: Path | None) -> FeatureView:
+    names = [name for _, name in rows]
+    if embeddings is not None:
+        values = clips.read_embeddings(embeddings, names)
+    else:
+        values = np.stack([seen[id(row)].embedding for row, _ in rows])
+    return manifest.view_of([row for row, _ in rows], names, categories, values)
+
+
+def _prints(rows: Named, seen: Mapping[int, Clip]) -> tuple[Fingerprint, ...]:
+    return tuple(
+        Fingerprint(
+            id=name,
+            sha256=row.sha256,
+            group=row.group,
+            hashes=seen[id(row)].hashes if id(row) in seen else None,
+        )
+        for row, name in rows
     )
 
 
