@@ -16,6 +16,7 @@ import json
 import math
 import os
 import platform
+import shutil
 import statistics
 import time
 from collections.abc import Sequence
@@ -37,7 +38,7 @@ from slow_path.server import Server, ServerSettings
 from slow_path.train import TrainSettings, fit
 
 SHAPE = tiny_vlm.Shape(
-    hidden=128, layers=4, heads=4, vision_hidden=64, vision_layers=2, merge=4, vocabulary=420, context=2048
+    hidden=64, layers=4, heads=2, vision_hidden=64, vision_layers=2, merge=4, vocabulary=420, context=2048
 )
 JUDGE = JudgeSettings(
     mode="reason",
@@ -54,23 +55,25 @@ JUDGE = JudgeSettings(
 def train(work: Path, given: argparse.Namespace) -> bool:
     """Go on with the training in `work` for at most `minutes`; return whether it is done.
 
-    Three steps: frames become words, conclusions are drawn from what frames are said to show, and then both at once.
+    Three steps: conclusions are drawn from what frames are said to show, frames become words, and then both at once.
     """
     until = time.monotonic() + 60 * given.minutes
-    base = work / "base"
-    if not (base / "warm.json").exists():
-        tiny_vlm.make(base, rendered_examples.corpus(), SHAPE, phrases=rendered_examples.PHRASES)
-        accuracy = warmup.warm_vision(base, steps=given.vision_steps)
-        (base / "warm.json").write_text(json.dumps({"accuracy": accuracy, "steps": given.vision_steps}))
-    common: dict[str, Any] = {"batch": 16, "lora_rank": 0, "warmup_steps": 100, "save_every": 100}
-    reason = TrainSettings(steps=given.told_steps, learning_rate=2e-3, **common)
-    see = TrainSettings(steps=given.steps, learning_rate=1.5e-3, loss_per="example", **common)
-    if not (work / "told" / "config.json").exists():
-        fit(base, rendered_examples.told_example, work / "told", reason, budget_seconds=until - time.monotonic())
-    if not (work / "told" / "config.json").exists():
+    base, told, seeing = work / "base", work / "told", work / "seeing"
+    common: dict[str, Any] = {"batch": 16, "lora_rank": 0, "warmup_steps": 50, "save_every": 50}
+    if not (told / "config.json").exists():
+        if not (base / "config.json").exists():
+            tiny_vlm.make(base, rendered_examples.corpus(), SHAPE, phrases=rendered_examples.PHRASES)
+        reason = TrainSettings(steps=given.told_steps, learning_rate=3e-3, **common)
+        fit(base, rendered_examples.told_example, told, reason, budget_seconds=until - time.monotonic())
+    if (told / "config.json").exists() and not (seeing / "warm.json").exists():
+        shutil.copytree(told, seeing, ignore=shutil.ignore_patterns("state"), dirs_exist_ok=True)
+        accuracy = warmup.warm_vision(seeing, steps=given.vision_steps)
+        (seeing / "warm.json").write_text(json.dumps({"accuracy": accuracy, "steps": given.vision_steps}))
+    if not (seeing / "warm.json").exists():
         return False
+    see = TrainSettings(steps=given.steps, learning_rate=2e-3, loss_per="example", **common)
     left = until - time.monotonic()
-    return fit(work / "told", rendered_examples.example, work / "trained", see, budget_seconds=left).steps == see.steps
+    return fit(seeing, rendered_examples.example, work / "trained", see, budget_seconds=left).steps == see.steps
 
 
 async def generate(
@@ -242,8 +245,8 @@ def main() -> None:
     parser.add_argument("step", choices=("train", "measure"))
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--out", type=Path, default=Path(__file__).with_suffix(".json"))
-    parser.add_argument("--told-steps", type=int, default=1800)
-    parser.add_argument("--steps", type=int, default=2000)
+    parser.add_argument("--told-steps", type=int, default=1200)
+    parser.add_argument("--steps", type=int, default=600)
     parser.add_argument("--vision-steps", type=int, default=600)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop training after so long; it resumes")
     parser.add_argument("--answers", type=int, default=1000)

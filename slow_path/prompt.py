@@ -137,7 +137,7 @@ def evidence_text(scores: Sequence[Scores], rules: Sequence[str]) -> str:
 def reasoning_task(question: Question, options: PromptOptions = DEFAULT_OPTIONS) -> str:
     """Return the task of a full answer."""
     if options.brief:
-        return f"Check {', '.join(question.rules)}. Answer in JSON."
+        return "Answer in JSON."  # the form names the rules
     return (
         f"The video lasts {question.duration_seconds:.2f} s. Answer with one JSON object. First note what you observe"
         f" and when. Then check these rules in this order: {', '.join(question.rules)}. For each give the times of the"

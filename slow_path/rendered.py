@@ -81,7 +81,7 @@ def draw_clip(seed: int, *, frames: int = 6, text: str = "") -> Clip:
     rng = np.random.default_rng(seed)
     steps = rng.integers(3, 8, size=frames) / 10
     times = tuple(printed(float(t)) for t in np.cumsum(steps) - steps[0] + rng.integers(0, 5) / 10)
-    count = int(rng.integers(1, 4))
+    count = int(rng.integers(1, min(3, frames) + 1))
     cuts = np.sort(rng.choice(np.arange(frames), size=count, replace=False))
     events = []
     for index, first in enumerate(cuts):

