@@ -43,7 +43,8 @@ class Config:
 class Cascade:
     """A `Guard` for each policy of a benchmark, built when it is needed."""
 
-    def __init__(self, config: Config, *, name: str = "cascade") -> None:
+    def __init__(self, config: Config, *, name: str = "cascade", screen: bool = True, slow: bool = True) -> None:
+        """`screen` false leaves every detector out, `slow` false the slow path, whatever the settings say."""
         self._config = config
         self._name = name
         overrides: dict[str, Any] = {
@@ -54,9 +55,10 @@ class Cascade:
             "workers": config.workers or None,
             "max_gap_seconds": config.max_gap_seconds or None,
         }
-        self._settings = load_settings(**overrides)
+        parts: dict[str, Any] = {} if screen else {"detectors": ()}
+        parts |= {} if slow else {"slow_url": None, "slow_model": None}
+        self._settings = load_settings(**overrides).model_copy(update=parts)
         self._guard: tuple[str, Guard] | None = None
-        self._versions: dict[str, str] = {}
 
     @property
     def name(self) -> str:

@@ -147,6 +147,8 @@ def _show(command: Any, found: list[dict[str, Any]], out: Path) -> None:
 
 def _state(command: Any, name: str, data: Path) -> str:
     """Return what of a benchmark is in a folder, in words."""
+    if not command.benchmarks()[name].layout:
+        return "Rendered on the spot."
     try:
         loaded = command.load_benchmark(name, data, {}, None)
     except UsageError as error:
