@@ -3,8 +3,8 @@
     python benchmarks/jobs_kill.py --jobs 500 --out benchmarks/jobs_kill.json
 
 Each run has its own database (SQLite, PostgreSQL), two API processes, two worker processes, one receiver of webhooks
-and one client, which repeats a request with its Idempotency-Key until it is accepted. A killed process is started again at
-once. What must hold: every accepted job ends, once, with one result and one event, and the event arrives.
+and one client, which repeats a request with its Idempotency-Key until it is accepted. A killed process is started again
+at once. What must hold: every accepted job ends, once, with one result and one event, and the event arrives.
 """
 
 from __future__ import annotations

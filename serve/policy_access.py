@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+from dataclasses import replace
 
 from sqlalchemy import select
 from sqlalchemy.orm import Session
@@ -52,7 +53,8 @@ class PolicyAccess:
         if name in load.library():
             return load.load_policy(name)
         if name.startswith(PREFIX):
-            return self.store.effective(self.layer(tenant_id, name.removeprefix(PREFIX))).policy
+            found = self.store.effective(self.layer(tenant_id, name.removeprefix(PREFIX))).policy
+            return replace(found, name=name)  # the store's own name of a layer means nothing to the tenant
         known = ", ".join(load.library())
         raise PolicyNotFound(
             f"There is no policy {name[:80]!r}; there are: {known}, and `layer:<name>` for your own.",

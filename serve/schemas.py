@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
 
 MAX_TEXT = 200_000
 """Characters of one text; a book belongs in pieces."""
@@ -211,3 +211,114 @@ class UploadView(BaseModel):
     offset_bytes: int
     expires_at: str
     job_id: str | None
+
+
+Line = Annotated[str, StringConstraints(min_length=1, max_length=2000)]
+Layer = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]{0,62}$")]
+
+
+class ExampleBody(Request):
+    """An example: a text, or content that was judged as a job."""
+
+    text: Line | None = None
+    job_id: Annotated[str, StringConstraints(max_length=64)] | None = None
+    violates: bool = True
+    rationale: Annotated[str, StringConstraints(max_length=2000)] = ""
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.text is None) == (self.job_id is None):
+            raise ValueError("an example is a text or a job_id")
+        return self
+
+
+class EditBody(Request):
+    """What every edit says."""
+
+    below: PolicyName = "default"
+    """What a new layer lies on; one that is there keeps what it lies on."""
+    note: Annotated[str, StringConstraints(max_length=500)] = ""
+
+
+class BlockBody(EditBody):
+    """Block or flag a category, known or new."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    definition: Annotated[str, StringConstraints(max_length=2000)] = ""
+    examples: Annotated[list[ExampleBody], Field(max_length=32)] = []
+    state: Literal["block", "flag"] = "block"
+
+
+class UnblockBody(EditBody):
+    """Switch a category off."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+
+
+class ExtendBody(EditBody):
+    """Make a rule cover more."""
+
+    name: Annotated[str, StringConstraints(min_length=1, max_length=200)]
+    variants: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=200)]], Field(max_length=32)
+    ] = []
+    definition: Annotated[str, StringConstraints(max_length=2000)] = ""
+    examples: Annotated[list[ExampleBody], Field(max_length=32)] = []
+
+
+class RevertBody(EditBody):
+    """Take one edit back."""
+
+    number: Annotated[int, Field(ge=1, le=1_000_000)]
+
+
+class DryRunBody(Request):
+    """Decide recent jobs again from their stored scores."""
+
+    against: PolicyName | None = None
+    """The policy in service; None takes the tenant's own."""
+    category: Annotated[str, StringConstraints(min_length=1, max_length=120)]
+    """The rule whose scores to show."""
+
+
+class TestCase(Request):
+    """A text or a job with the decision that it should get."""
+
+    __test__ = False  # not one for pytest
+
+    text: Text | None = None
+    job_id: Annotated[str, StringConstraints(max_length=64)] | None = None
+    decision: Literal["allow", "review", "block"]
+
+    @model_validator(mode="after")
+    def _one(self) -> Self:
+        if (self.text is None) == (self.job_id is None):
+            raise ValueError("a case is a text or a job_id")
+        return self
+
+
+class TestBody(Request):
+    """Cases to hold a policy against."""
+
+    __test__ = False
+
+    cases: Annotated[list[TestCase], Field(min_length=1, max_length=200)]
+
+
+class PublishedView(BaseModel):
+    """What an edit led to."""
+
+    policy: str
+    version: int
+    hash: str
+    changed: list[str]
+    notes: list[str]
+
+
+class EndpointBody(Request):
+    """A place that wants to be told."""
+
+    url: Annotated[str, StringConstraints(min_length=1, max_length=2048)]
+    events: Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(max_length=32)] = []
+    """Event types; none means all."""
+    description: Annotated[str, StringConstraints(max_length=200)] = ""

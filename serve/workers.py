@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
+from serve.batches import BatchWorker
 from serve.deliveries import DeliveryWorker, SendRules
 from serve.service import Service
 from serve.sweeping import Sweeper
@@ -16,12 +17,14 @@ class Workers:
     """What `start_workers` started."""
 
     jobs: JobWorker
+    batches: BatchWorker
     deliveries: DeliveryWorker
     sending: threading.Thread
     sweeper: Sweeper
 
     def close(self) -> None:
         """Stop them in the order in which they make work for each other."""
+        self.batches.close()
         self.jobs.close()
         self.deliveries.close()
         self.sending.join(timeout=10)
@@ -35,4 +38,10 @@ def start_workers(service: Service, *, threads: int | None = None) -> Workers:
     service.on_job.append(jobs.wake)
     sending = threading.Thread(target=deliveries.run, name="guard-webhooks", daemon=True)
     sending.start()
-    return Workers(jobs=jobs, deliveries=deliveries, sending=sending, sweeper=Sweeper(service).start())
+    return Workers(
+        jobs=jobs,
+        batches=BatchWorker(service).start(),
+        deliveries=deliveries,
+        sending=sending,
+        sweeper=Sweeper(service).start(),
+    )

@@ -1,0 +1,131 @@
+"""Batches of moderation requests: every line answered once, in order, whoever dies in between."""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import httpx
+import media
+import pytest
+import serving
+
+from serve.batches import CHUNK, BatchWorker, claim, rows_of
+from serve.keys import Principal
+from serve.store.tables import Batch, utc_now
+from serve.workers import start_workers
+
+
+@pytest.fixture(scope="module")
+def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[serving.Running]:
+    home = tmp_path_factory.mktemp("batches")
+    with serving.running(home, run=start_workers, poll_seconds=0.05, max_batch_lines=60) as made:
+        yield made
+
+
+@pytest.fixture
+def client(server: serving.Running) -> Iterator[httpx.Client]:
+    with server.client("submit", "read") as made:
+        yield made
+
+
+def line(custom_id: str, body: Any, **changes: Any) -> str:
+    return json.dumps({"custom_id": custom_id, "method": "POST", "url": "/v1/moderations", "body": body} | changes)
+
+
+def ended(client: httpx.Client, batch_id: str) -> dict[str, Any]:
+    deadline = time.monotonic() + 60
+    while (batch := client.get(f"/v1/batches/{batch_id}").json())["status"] == "in_progress":
+        assert time.monotonic() < deadline, batch
+        time.sleep(0.05)
+    found: dict[str, Any] = batch
+    return found
+
+
+def output(client: httpx.Client, batch_id: str) -> list[dict[str, Any]]:
+    answer = client.get(f"/v1/batches/{batch_id}/output")
+    assert answer.headers["content-type"].startswith("application/jsonl")
+    return [json.loads(row) for row in answer.text.splitlines()]
+
+
+def test_every_line_is_answered_and_a_bad_one_does_not_stop_the_others(client: httpx.Client) -> None:
+    url = f"data:video/mp4;base64,{base64.b64encode(media.render(frames=15)).decode()}"
+    lines = [
+        line("nice", {"input": "have a nice day"}),
+        line("rude", {"input": "you stupid worthless idiot"}),
+        "{not json",
+        line("empty", {}),
+        line("elsewhere", {"input": "x"}, url="/v1/chat/completions"),
+        line("policy", {"input": "x", "policy": "nonsense"}),
+        line("clip", {"input": [{"type": "video_url", "video_url": {"url": url}}]}),
+        "[1]",
+        "",
+    ]
+    made = client.post("/v1/batches", content="\n".join(lines), headers={"Content-Type": "application/jsonl"})
+    assert made.status_code == 202, made.text
+    assert made.json()["request_counts"]["total"] == 8
+    batch = ended(client, made.json()["id"])
+    assert batch["request_counts"] == {"total": 8, "completed": 3, "failed": 5}
+    rows = output(client, batch["id"])
+    assert [row["custom_id"] for row in rows] == ["nice", "rude", "", "empty", "elsewhere", "policy", "clip", ""]
+    assert [row["response"]["status_code"] for row in rows] == [200, 200, 422, 422, 422, 404, 200, 422]
+    assert [row["response"]["body"]["results"][0]["flagged"] for row in rows[:2]] == [False, True]
+    assert rows[5]["error"]["code"] == "policy_not_found"
+    assert rows[0]["error"] is None
+
+
+def test_a_batch_goes_on_where_a_dead_worker_left_it(tmp_path: Path) -> None:
+    total = 2 * CHUNK + 5
+    with serving.running(tmp_path) as server, server.client("submit", "read") as client:
+        body = "\n".join(line(str(n), {"input": f"text {n}"}) for n in range(total))
+        batch_id = client.post("/v1/batches", content=body).json()["id"]
+        service = server.service
+        dead, living = BatchWorker(service), BatchWorker(service)
+        with service.database.write() as session:
+            batch = claim(session, dead._owner, 60)
+        assert batch is not None
+        who = Principal(tenant_id="default", key_id=batch_id, name="x", scopes=frozenset({"submit"}))
+        lines = islice(rows_of(service.blobs.path(batch.blob or "")), CHUNK)
+        assert dead._keep(batch_id, [dead._answer(row, who, None) for row in lines])
+        assert not living.run_one()  # it is still held
+        with service.database.write() as session:
+            session.get_one(Batch, batch_id).lease_until = utc_now() - timedelta(seconds=1)
+        assert living.run_one()
+        assert not dead._keep(batch_id, [])  # it comes back too late
+        found = ended(client, batch_id)
+        assert found["request_counts"] == {"total": total, "completed": total, "failed": 0}
+        assert [row["custom_id"] for row in output(client, batch_id)] == [str(n) for n in range(total)]
+
+
+def test_what_is_no_batch_is_refused_and_leaves_nothing(server: serving.Running, client: httpx.Client) -> None:
+    before = len(list(server.service.blobs.folder.rglob("*")))
+    for body in ("", "\n\n", "\n".join("{}" for _ in range(61))):
+        answer = client.post("/v1/batches", content=body)
+        assert (answer.status_code, answer.json()["code"]) == (422, "invalid_request")
+    assert len([p for p in server.service.blobs.folder.rglob("*") if p.is_file()]) <= before
+    assert client.post("/v1/batches?policy=nonsense", content="{}").status_code == 404
+
+
+def test_a_batch_is_cancelled_and_nobody_elses(server: serving.Running, client: httpx.Client) -> None:
+    with server.service.database.write() as session:
+        batch = Batch(
+            tenant_id="default", blob="0" * 32, total=1, lease_owner="x", lease_until=utc_now() + timedelta(hours=1)
+        )
+        session.add(batch)
+        session.flush()
+        batch_id = batch.id
+    with server.client("submit", "read", tenant="stranger") as stranger:
+        for method, path in (("GET", ""), ("GET", "/output"), ("POST", "/cancel")):
+            assert stranger.request(method, f"/v1/batches/{batch_id}{path}").status_code == 404
+        assert stranger.get("/v1/batches").json()["data"] == []
+    assert client.post(f"/v1/batches/{batch_id}/cancel").status_code == 202
+    with server.service.database.write() as session:
+        session.get_one(Batch, batch_id).lease_until = utc_now() - timedelta(seconds=1)
+    assert ended(client, batch_id)["status"] == "cancelled"
+    assert client.post(f"/v1/batches/{batch_id}/cancel").status_code == 409
