@@ -1,9 +1,9 @@
 """Block, unblock and extend on real clips without a VLM: what k examples are worth, and what stays unchanged.
 
-Examples come from the training split, scores from the validation split; no group is in both. Two encoders: the
-embedded one (which was trained on fights, fires and road accidents, so its numbers on those flatter) and its
-hand-made motion maps alone, which never saw a label. Falls and smoke are new to both. `shrinkage` and the pooling
-were chosen on these validation clips.
+Examples come from the training split, scores from the validation split; no group is in both. Clips are sampled, decoded
+and scored as by a scan. Two encoders: the embedded one (which was trained on fights, fires and road accidents, so its
+numbers on those flatter) and its hand-made motion maps alone, which never saw a label. Falls and smoke are new to both.
+`shrinkage` and the pooling were chosen on these validation clips.
 
     python benchmarks/policy_few_shot.py --data DATA/videos --out benchmarks/policy_few_shot.json
 """
@@ -25,15 +25,19 @@ from sklearn.metrics import roc_auc_score
 
 from fast_path import dataset
 from fast_path.detectors import tiny as tiny_detector
+from fast_path.embedder import FrameEmbedder, embedder_of
 from fast_path.features import Arrays, FeatureCache
 from fast_path.router import Config as RouterConfig
 from fast_path.router import build as build_router
 from guard import taxonomy
-from guard.types import Coverage, Policy, Scores
+from guard.types import Coverage, Frames, Policy, Scores
+from guard.video.sandbox import SandboxedDecoder
+from guard.video.source import open_video
 from policies import few_shot, personalize
 from policies.edits import History
 from policies.load import load_policy
 from policies.personalize import By
+from policies.rule_scorer import example_vector
 
 DRAWS = 20
 MEASURES = ("auroc", "recall_at_5_fpr", "cleared", "missed_by_clearing", "blocked", "wrongly_blocked")
@@ -41,23 +45,36 @@ SHOTS = (1, 2, 4, 8)
 CATEGORIES = ("accidents.road", "violence.fighting", "illegal.fire", "accidents.fall", "illegal.fire.smoke")
 
 
-def embeddings(row: dataset.Row, cache: FeatureCache, detector: tiny_detector.Detector) -> Arrays:
-    """Return the arrays of one clip: learned embeddings, pooled motion maps, and burst times."""
+class Both:
+    """A frame sink that keeps what the encoder learned, its hand-made maps pooled, and the times."""
 
-    def make() -> Arrays:
-        encoder = detector.encoder
-        frames, spacing = encoder.clip_frames, encoder.clip_spacing_seconds
-        plan = dataset.even_plan(dataset.duration_seconds(row), frames=frames, spacing=spacing)
-        clips = dataset.read_bursts(row, [plan], frames=frames, side_px=encoder.input_side_px)[0]
-        maps = encoder.prepare(clips).astype(np.float32)
+    def __init__(self, embedder: FrameEmbedder) -> None:
+        self.embedder = embedder
+        self.restart()
+
+    def restart(self) -> None:
+        self.trained, self.maps, self.seconds = [], [], []
+
+    def take(self, frames: Frames) -> None:
+        learned, seconds = self.embedder.embed(frames)
+        clips, _ = tiny_detector.clips_of(frames, self.embedder.encoder.clip_frames)
+        maps = self.embedder.encoder.prepare(clips).astype(np.float32)
         flat = maps.reshape(*maps.shape[:2], -1)
         pooled = np.concatenate([flat.mean(2), flat.std(2), flat.max(2)], axis=1)
-        with torch.inference_mode():
-            learned = encoder.network(torch.from_numpy(maps)).numpy()
-        seconds = plan.starts_seconds + spacing * (frames - 1) / 2
-        return {"trained": learned, "maps": np.sign(pooled) * np.log1p(np.abs(pooled)), "seconds": seconds}
+        self.trained.append(learned)
+        self.maps.append((np.sign(pooled) * np.log1p(np.abs(pooled))).astype(np.float32))
+        self.seconds.append(seconds)
 
-    return cache.get(cache.key(row.sha256, detector.encoder.fingerprint, {"benchmark": "policy_few_shot"}), make)
+
+def embeddings(row: dataset.Row, cache: FeatureCache, embedder: FrameEmbedder, decoder: SandboxedDecoder) -> Arrays:
+    """Return the arrays of one clip, sampled and decoded as a scan does."""
+
+    def make() -> Arrays:
+        sink = Both(embedder)
+        decoder.feed(open_video(row.path), embedder.needs, sink)
+        return {name: np.concatenate(getattr(sink, name)) for name in ("trained", "maps", "seconds")}
+
+    return cache.get(cache.key(row.sha256, embedder.fingerprint, {"benchmark": "policy_few_shot", "way": "scan"}), make)
 
 
 def labelled(rows: Sequence[dataset.Row], category: str) -> NDArray[np.bool_]:
@@ -76,32 +93,43 @@ def spread(values: Sequence[float]) -> dict[str, float]:
     return {"mean": round(float(np.mean(values)), 3), "p10": round(float(low), 3), "p90": round(float(high), 3)}
 
 
-def by_shots(vectors: NDArray[Any], rows: Sequence[dataset.Row], splits: NDArray[Any], category: str) -> dict[str, Any]:
-    """AUROC, recall and what the cautious score settles, by number of examples."""
+def by_shots(
+    clips: Sequence[NDArray[Any]], rows: Sequence[dataset.Row], splits: NDArray[Any], category: str
+) -> dict[str, Any]:
+    """AUROC, recall and what the intervals settle, by number of examples."""
     own = labelled(rows, category)
     pool = np.flatnonzero(own & (splits == "train"))
     benign = np.array([not row.labels for row in rows])
-    background = few_shot.fit_background(vectors[benign & (splits == "train")])
-    seen, positive = vectors[splits == "val"], own[splits == "val"]
+    background = few_shot.fit_background(windows_of([clips[i] for i in np.flatnonzero(benign & (splits == "train"))]))
+    seen = [few_shot.pool_windows(clips[i]) for i in np.flatnonzero(splits == "val")]
+    positive = own[splits == "val"]
     result = {"train_examples": len(pool), "val_positive": int(positive.sum()), "val_negative": int((~positive).sum())}
     rng = np.random.default_rng(0)
     for count in [k for k in SHOTS if k <= len(pool)]:
         runs = {name: [] for name in MEASURES}
         for _ in range(DRAWS):
-            model = few_shot.fit(vectors[rng.choice(pool, count, replace=False)], background)
-            scored = model.score(seen)
-            clear, violating = scored.cautious < 0.1, scored.cautious >= 0.9
-            runs["auroc"].append(roc_auc_score(positive, scored.probability))
-            runs["recall_at_5_fpr"].append(recall_at(scored.probability, positive))
+            chosen = np.stack([example_vector(clips[i]) for i in rng.choice(pool, count, replace=False)])
+            model = few_shot.fit(chosen, background)
+            scored = [model.score_windows(windows)[0] for windows in seen]
+            probability, low, high = (
+                np.array([float(getattr(s, name)[0]) for s in scored]) for name in ("probability", "low", "high")
+            )
+            clear, violating = high < 0.1, low >= 0.9
+            runs["auroc"].append(roc_auc_score(positive, probability))
+            runs["recall_at_5_fpr"].append(recall_at(probability, positive))
             runs["cleared"].append(clear.mean())
             runs["missed_by_clearing"].append((clear & positive).sum() / positive.sum())
-            runs["blocked"].append(violating.mean())
+            runs["blocked"].append((violating & positive).sum() / positive.sum())
             runs["wrongly_blocked"].append((violating & ~positive).sum() / (~positive).sum())
         result[f"k={count}"] = {name: spread(values) for name, values in runs.items()}
     return result
 
 
-def unchanged(arrays: Sequence[Arrays], detector: tiny_detector.Detector, scored: NDArray[Any]) -> dict[str, Any]:
+def windows_of(clips: Sequence[NDArray[Any]]) -> NDArray[Any]:
+    return np.concatenate([few_shot.pool_windows(clip) for clip in clips])
+
+
+def unchanged(arrays: Sequence[Arrays], detector: tiny_detector.Detector, scored: Sequence[float]) -> dict[str, Any]:
     """How many decisions of the other rules change when one is blocked, unblocked or extended."""
     below = load_policy("screen")
     by, history = By(author="benchmark"), History(name="user")
@@ -163,22 +191,26 @@ def main() -> None:
     arguments = parser.parse_args()
     torch.set_num_threads(1)
     detector = tiny_detector.build(tiny_detector.Config())
+    embedder = embedder_of(detector)
     rows = [row for row in dataset.read_manifest(arguments.data / "manifest.jsonl") if row.split in {"train", "val"}]
     cache = FeatureCache(folder=arguments.cache)
-    arrays = [embeddings(row, cache, detector) for row in rows]
+    with SandboxedDecoder(workers=1) as decoder:
+        arrays = [embeddings(row, cache, embedder, decoder) for row in rows]
     splits = np.array([row.split for row in rows])
     result = {
         "machine": f"{len(os.sched_getaffinity(0))} cores {platform.machine()}", "draws": DRAWS,
-        "encoder": detector.encoder.fingerprint, "by_encoder": {},
+        "encoder": embedder.fingerprint, "weights": detector.fingerprint, "by_encoder": {},
     }  # fmt: skip
     for encoder in ("trained", "maps"):
-        vectors = np.stack([few_shot.pool(item[encoder].astype(np.float32)) for item in arrays])
-        result["by_encoder"][encoder] = {c: by_shots(vectors, rows, splits, c) for c in CATEGORIES}
-    vectors = np.stack([few_shot.pool(item["trained"]) for item in arrays])
+        clips = [item[encoder] for item in arrays]
+        result["by_encoder"][encoder] = {c: by_shots(clips, rows, splits, c) for c in CATEGORIES}
+    clips = [item["trained"] for item in arrays]
     benign = np.array([not row.labels for row in rows])
-    background = few_shot.fit_background(vectors[benign & (splits == "train")])
-    examples = vectors[np.flatnonzero(labelled(rows, "accidents.road") & (splits == "train"))[:4]]
-    scored = few_shot.fit(examples, background).score(vectors[splits == "val"]).cautious
+    background = few_shot.fit_background(windows_of([clips[i] for i in np.flatnonzero(benign & (splits == "train"))]))
+    chosen = np.flatnonzero(labelled(rows, "accidents.road") & (splits == "train"))[:4]
+    model = few_shot.fit(np.stack([example_vector(clips[i]) for i in chosen]), background)
+    scored = [float(model.score_windows(few_shot.pool_windows(clips[i]))[0].cautious[0])
+              for i in np.flatnonzero(splits == "val")]  # fmt: skip
     in_val = [item for item, split in zip(arrays, splits, strict=True) if split == "val"]
     result["edits"] = unchanged(in_val, detector, scored)
     text = json.dumps(result, indent=1)

@@ -302,7 +302,13 @@ def _example_notes(outcome: Outcome) -> list[str]:
         f"{name}: {count} example{'s' if count > 1 else ''} to compare with. {_FEW if count < _MANY else _ENOUGH}"
         for name, count in found.counted
     ]
-    return [*counted, *found.problems]
+    settled = {*found.categories, *(name for name in touched if any(name in problem for problem in found.problems))}
+    trained = [
+        f"{name}: a trained detector judges it; its examples are shown to a slow path only."
+        for name, rule in touched.items()
+        if name not in settled and rule.state != "off" and any(e.sha256 and e.violates for e in rule.exemplars)
+    ]
+    return [*counted, *trained, *found.problems]
 
 
 def _state(outcome: Outcome, name: str) -> str:
