@@ -73,10 +73,7 @@ def evaluate(request: EvalRequest, progress: Progress | None = None) -> list[dic
     for name in request.systems:
         out = request.out / _folder(name) if len(request.systems) > 1 else request.out
         system = settings.build("system", key_of(name), request.system_settings if len(request.systems) == 1 else {})
-        try:
-            run(benchmark, system, replace(request.run, out=out), progress)
-        finally:
-            system.close()
+        run(benchmark, system, replace(request.run, out=out), progress)
         found.append(scoring_module.score(out, request.scoring))
     return found
 

@@ -31,7 +31,6 @@ SHOWN = {
 }
 """Columns of the tables."""
 TESTED = ("exact_match", "macro/f1", "binary/f1", "binary/auroc", "withheld/leakage", "withheld/false_refusal")
-LOWER_IS_BETTER = frozenset({"binary/false_refusal", "withheld/leakage", "withheld/false_refusal"})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

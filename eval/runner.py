@@ -46,6 +46,8 @@ class RunRequest:
 def run(benchmark: Benchmark, system: System, request: RunRequest, progress: Progress | None = None) -> dict[str, Any]:
     """Answer every sample of `benchmark` and write the run directory; returns the content of `run.json`.
 
+    The system is closed in the end, whatever happens.
+
     Raises:
         UsageError: nothing can be measured, or the run directory is taken.
         ResumeMismatch: the run to go on with was started with other settings.
@@ -56,7 +58,10 @@ def run(benchmark: Benchmark, system: System, request: RunRequest, progress: Pro
         record.start(describe(benchmark, system, request, items), resume=request.resume)
         todo = [item.sample for item in items if not _settled(record, item, retry=request.retry_failed)]
         with key.sealed(), spending(record):
-            _answer(system, todo, benchmark, record, progress, kept=len(items) - len(todo))
+            try:
+                _answer(system, todo, benchmark, record, progress, kept=len(items) - len(todo))
+            finally:
+                system.close()  # its decoder processes count towards the cost once they have ended
         record.finish(items)
         return record.info
 

@@ -36,6 +36,8 @@ def register(app: typer.Typer) -> None:
     group.command("list")(list_)
     group.command("run")(run)
     group.command("score")(score)
+    group.command("compare")(compare)
+    group.command("overlap")(overlap)
     app.add_typer(group, name="eval")
 
 
@@ -135,6 +137,56 @@ def score(
     _choice("--invalid-policy", invalid_policy, _eval("table").INVALID_POLICIES)
     scoring = module.Scoring(invalid=invalid_policy, draws=draws, seed=seed)
     _show(_eval("command"), [module.score(path, scoring) for path in runs], runs[0])
+
+
+def compare(
+    runs: Annotated[list[Path], typer.Argument(help="Finished run directories, or folders of them.")],
+    out: Annotated[Path, typer.Option(help="The page.")] = Path("compare.html"),
+    markdown: Annotated[Path | None, typer.Option(help="Write the table there; by default to stdout.")] = None,
+    draws: Annotated[int, typer.Option(min=0, help="Bootstrap draws of the paired tests.")] = 1000,
+    pictures: Annotated[bool, typer.Option(help="Put blurred pictures of the worst errors into the page.")] = True,
+) -> None:
+    """Compare finished runs: one self-contained page, and a Markdown table for each benchmark."""
+    module, files = _eval("compare"), _eval("run_dir")
+    found = module.compare(runs, draws=draws)
+    files.write_text(out, _eval("page").render(found, pictures=pictures))
+    text = "\n".join(f"### {one.title}\n\n{module.markdown(one)}" for one in found)
+    if markdown is None:
+        print(text)
+    else:
+        files.write_text(markdown, text)
+    print(f"Page: {out}", file=sys.stderr)
+
+
+def overlap(
+    manifest: Annotated[Path, typer.Argument(help="The manifest that a model was trained with.")],
+    benchmark: Annotated[str, typer.Option(help="The benchmark that may have leaked into it.")],
+    data: Annotated[Path | None, typer.Option(help="Folder of the benchmark.")] = None,
+    set_: Annotated[list[str] | None, typer.Option("--set", help="name=value for the benchmark. Repeatable.")] = None,
+    split: Annotated[str, typer.Option(help="Split of the manifest; all compares every row.")] = "train",
+    out: Annotated[Path | None, typer.Option(help="Write the report there as JSON; by default to stdout.")] = None,
+    progress: Annotated[str, typer.Option(help="bar, json or none, on stderr.")] = "bar",
+) -> None:
+    """Find what of a benchmark a training manifest holds: the same file, or another encoding of the same clip.
+
+    Exit codes: 0 nothing found; 1 something found; 2 usage; 3 some clips could not be looked at.
+    """
+    from serve.stages import make_stages
+
+    command, files = _eval("command"), _eval("run_dir")
+    loaded = command.load_benchmark(benchmark, data, _eval("settings").parse(set_ or (), "--set"), None)
+    with make_stages(progress) as stages:
+        report = _eval("overlap").check(loaded, manifest, split=None if split == "all" else split, progress=stages)
+    plain = report.to_json()
+    if out is None:
+        print(json.dumps(plain, indent=1))
+    else:
+        files.write_json(out, plain)
+    print(f"{plain['overlapping']} of {plain['items']} items overlap with {plain['training']} rows.", file=sys.stderr)
+    if plain["overlapping"]:
+        raise typer.Exit(Exit.FAIL_ON_MATCHED)
+    if plain["unread"]:
+        raise typer.Exit(Exit.SOME_UNDECIDED)
 
 
 def _show(command: Any, found: list[dict[str, Any]], out: Path) -> None:
