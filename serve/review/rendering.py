@@ -95,7 +95,8 @@ def environment() -> Environment:
     )  # fmt: skip
     made.filters |= {
         "clock": drawing.clock, "visible": visible, "plain": safe, "score": score, "percent": percent,
-        "path": path_segment, "age": age, "top_category": top_category, "words": lambda text: str(text).replace("_", " "),
+        "path": path_segment, "age": age, "top_category": top_category,
+        "words": lambda text: str(text).replace("_", " "),
         "n": lambda value: f"{value:.1f}",
     }  # fmt: skip
     return made
