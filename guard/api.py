@@ -266,6 +266,7 @@ def examples_of(
         open_video=lambda path: open_video(path, limits=limits),
         store=_upper("policies.exemplar_store").ExemplarStore(_upper("policies.store").default_path(settings)),
         background=settings.background,
+        slow=settings.slow_url is not None,
     )
     return examples.from_policy(policy, sources, covered=covered)
 

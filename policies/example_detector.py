@@ -153,6 +153,8 @@ class Sources:
     store: ExemplarStore
     background: Path | None = None
     """Background file; None takes the shipped one."""
+    slow: bool = False
+    """Whether a slow path is there, which reads the words of a rule."""
 
 
 def seen(exemplar: Exemplar) -> bool:
@@ -190,7 +192,8 @@ def from_policy(policy: Policy, sources: Sources, *, covered: Collection[str] = 
             raise
         return Examples(problems=(f"{_names(rules)}: {error.message} {error.hint}",))
     found, problems = _demonstrations(rules, embedder, sources)
-    scorer = fit_rules(policy, found, background, encoder=embedder.fingerprint, covered=tuple(covered))
+    encoder = embedder.fingerprint
+    scorer = fit_rules(policy, found, background, encoder=encoder, covered=tuple(covered), slow=sources.slow)
     lost = [rule for rule in rules if rule.category not in scorer.models]
     problems += [
         f"{rule.category}: none of its examples can be compared with; nothing judges it here." for rule in lost

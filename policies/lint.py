@@ -13,6 +13,7 @@ from typing import Literal
 from guard import taxonomy
 from guard.types import Policy, Rule
 from policies.patch import claimant
+from policies.rule_scorer import may_clear
 
 Level = Literal["error", "warning", "note"]
 Judge = Literal["fast", "open-vocabulary", "few-shot", "slow"]
@@ -68,7 +69,7 @@ def judges(rule: Rule, configured: Configured, rules: Mapping[str, Rule] | None 
         found.append("fast")
     if configured.open_vocabulary and words(rule):
         found.append("open-vocabulary")
-    if configured.few_shot and _shown(rule, configured):
+    if configured.few_shot and _shown(rule, configured) and may_clear(rule, slow=configured.slow):
         found.append("few-shot")
     if configured.slow:
         found.append("slow")
@@ -126,9 +127,9 @@ def _judged(rule: Rule, policy: Policy, configured: Configured) -> Iterator[Find
         yield _finding("warning", "text_only", rule.category, message)
         return
     partial = sorted(c for c in configured.covered if claimant(c, policy.rules) == rule.category)
-    part = (
-        f" Detectors see a part of it ({', '.join(partial)}); their silence does not clear the rest." if partial else ""
-    )
+    seen = [f"Detectors see a part of it ({', '.join(partial)})"] * bool(partial)
+    seen += ["Its examples show a part of it"] * (configured.few_shot and _shown(rule, configured))
+    part = f" {' and '.join(seen)}; their silence does not clear the rest." if seen else ""
     yield _finding(
         "error",
         "unjudgeable",
@@ -140,7 +141,7 @@ def _judged(rule: Rule, policy: Policy, configured: Configured) -> Iterator[Find
 def _remedy(rule: Rule, configured: Configured) -> str:
     ways = ["configure a slow path (--slow URL)"]
     if configured.few_shot:
-        ways.append("add an example (--example)")
+        ways.append("give it by examples alone (--example)")
     if not configured.open_vocabulary:
         ways.append("configure an open-vocabulary encoder")
     return f"Either {', or '.join(ways)}, or switch the rule off."

@@ -3,6 +3,9 @@
 The encoder stays outside: this module gets embeddings. A score is the probability, held inside the uncertain band of
 the rule's thresholds unless the whole interval lies beyond them: the router then settles a video only where the
 examples leave no doubt, and people who look at the others still get them in order.
+
+Examples show a part of what a rule's words say. Where a rule has words, silence of its examples is therefore no silence
+of the rule: see `may_clear`.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from guard.types import DEFAULT_THRESHOLDS, Exemplar, Float32Array, Float64Array, Policy, Scores, Thresholds
+from guard.types import DEFAULT_THRESHOLDS, Exemplar, Float32Array, Float64Array, Policy, Rule, Scores, Thresholds
 from policies import few_shot
 from policies.exemplar_store import content_key
 from policies.exemplars import Demonstration
@@ -29,6 +32,8 @@ class RuleScorer:
     """Category to what its examples taught."""
     thresholds: Mapping[str, Thresholds]
     """Category to the thresholds that the router will hold its score against."""
+    clearing: frozenset[str]
+    """Categories that a low score may clear; the scores of the others stay at or above their `clear_below`."""
     fingerprint: str
     """Identifies encoder, background, examples and settings."""
     config: few_shot.Config = field(default_factory=few_shot.Config)
@@ -40,12 +45,12 @@ class RuleScorer:
         found = {category: model.score_windows(vectors) for category, model in self.models.items()}
         lengths = [part.stop - part.start for part in parts]
         held = [
-            (_held(video, self.thresholds[category])[0], _held(each, self.thresholds[category]))
-            for category, (video, each) in found.items()
+            tuple(_held(scored, self.thresholds[c], clears=c in self.clearing) for scored in both)
+            for c, both in found.items()
         ]
         return Scores(
             categories=tuple(self.models),
-            probability=np.array([video for video, _ in held], np.float32),
+            probability=np.array([video[0] for video, _ in held], np.float32),
             moment_seconds=seconds,
             per_moment=np.stack([np.repeat(each, lengths) for _, each in held], axis=1)
             if held
@@ -55,17 +60,29 @@ class RuleScorer:
         )
 
 
-def _held(scored: few_shot.Scored, thresholds: Thresholds) -> Float32Array:
+def may_clear(rule: Rule, *, slow: bool) -> bool:
+    """Whether examples that a video does not resemble clear it of `rule`.
+
+    They do where examples are all that the rule is. Eight clips of slot machines do not clear "casinos, betting or slot
+    machines": with a slow path, which can read that, they clear nothing; without one they do, since nobody else could.
+    Where the rule has lines or subcategories they never do: it was written to cover more than anyone has shown.
+    """
+    if rule.blocked or rule.subcategories:
+        return False
+    return not (slow and rule.definition)
+
+
+def _held(scored: few_shot.Scored, thresholds: Thresholds, *, clears: bool = True) -> Float32Array:
     """Return the probabilities, those that the interval does not settle held between the thresholds.
 
     0.92 [0.69, 0.99] under `block_at` 0.9 becomes the number just below 0.9. Where a rule leaves no band between its
     thresholds, there is nothing to hold a score in, and the probability alone decides.
     """
     low, high = np.float32(thresholds.clear_below), np.nextafter(np.float32(thresholds.block_at), np.float32(0))
-    if high < low:
+    if high < low and clears:
         return np.clip(scored.probability, 0, 1).astype(np.float32)
-    held = np.where(scored.high >= low, np.maximum(scored.probability, low), scored.probability)
-    held = np.where(scored.low < thresholds.block_at, np.minimum(held, high), held)
+    held = np.where(scored.low < thresholds.block_at, np.minimum(scored.probability, high), scored.probability)
+    held = np.where((scored.high >= low) | (not clears), np.maximum(held, low), held)
     values: Float32Array = np.clip(held, 0, 1).astype(np.float32)
     return values
 
@@ -77,6 +94,7 @@ def fit_rules(
     *,
     encoder: str,
     covered: Sequence[str] = (),
+    slow: bool = False,
     config: few_shot.Config | None = None,
 ) -> RuleScorer:
     """Learn every active rule that has an embedded example which violates.
@@ -88,6 +106,7 @@ def fit_rules(
         background: ordinary clips, in the same encoder's embeddings.
         encoder: fingerprint of that encoder.
         covered: categories of trained detectors; examples add nothing to those here.
+        slow: whether a slow path is there, which reads the words of a rule.
         config: assumptions.
 
     Raises:
@@ -105,9 +124,17 @@ def fit_rules(
         used += sorted(_named(d.exemplar) for d in own)
     settings = config or few_shot.Config()
     thresholds = {c: policy.rules[c].thresholds or DEFAULT_THRESHOLDS for c in models}
-    digest = hashlib.sha256("\n".join([encoder, repr(settings), repr(thresholds), *used]).encode("utf-8"))
+    clearing = frozenset(c for c in models if may_clear(policy.rules[c], slow=slow))
+    known = [encoder, repr(settings), repr(thresholds), repr(sorted(clearing)), *used]
+    digest = hashlib.sha256("\n".join(known).encode("utf-8"))
     digest.update(np.ascontiguousarray(background.whitened.astype("<f4")).tobytes())
-    return RuleScorer(models=models, thresholds=thresholds, fingerprint=digest.hexdigest()[:16], config=settings)
+    return RuleScorer(
+        models=models,
+        thresholds=thresholds,
+        clearing=clearing,
+        fingerprint=digest.hexdigest()[:16],
+        config=settings,
+    )
 
 
 def example_vector(moments: Float32Array, config: few_shot.Config | None = None) -> Float32Array:

@@ -69,9 +69,9 @@ def test_a_few_shot_stage_needs_an_example_that_violates():
 
 def test_a_rule_that_only_texts_are_judged_for_is_told_apart():
     text_only = Configured(covered=("violence.fighting",), covered_in_text=("spam",))
-    (found,) = [f for f in lint(load_policy("spam"), text_only)]
+    (found,) = lint(load_policy("spam"), text_only)
     assert (found.level, found.code, found.category) == ("warning", "text_only", "spam")
-    (found,) = [f for f in lint(load_policy("spam"), Configured(covered=("violence.fighting",)))]
+    (found,) = lint(load_policy("spam"), Configured(covered=("violence.fighting",)))
     assert (found.level, found.code) == ("error", "unjudgeable")
 
 
@@ -165,3 +165,11 @@ def test_errors_come_first():
 def test_a_part_that_is_exempt_is_not_said_to_be_seen():
     found = lint(policy(rule("violence"), rule("violence.fighting", state="off")), Configured(covered=EMBEDDED))
     assert "see a part" not in next(f.message for f in found if f.code == "unjudgeable")
+
+
+def test_examples_are_no_judge_of_a_rule_that_says_more_than_they_show():
+    example = Exemplar(rule="violence", violates=True, source="a.mp4", sha256="0" * 64)
+    broad = rule("violence", definition="Any harm.", blocked=("Shootings.",), exemplars=(example,))
+    (found,) = [f for f in lint(policy(broad), Configured(few_shot=True)) if f.code == "unjudgeable"]
+    assert "Its examples show a part of it; their silence does not clear the rest." in found.message
+    assert judges(broad, Configured(few_shot=True, slow=True)) == ("slow",)

@@ -8,12 +8,12 @@ from builders import coverage, scores
 
 from fast_path.router import Config as RouterConfig
 from fast_path.router import build as build_router
-from guard.types import Exemplar, RouteReason, Thresholds
+from guard.types import Exemplar, Finding, RouteReason, Rule, Thresholds
 from policies import commands, few_shot
 from policies.commands import Target
 from policies.exemplar_store import ExemplarStore
 from policies.personalize import By
-from policies.rule_scorer import _held, fit_rules
+from policies.rule_scorer import _held, fit_rules, may_clear
 
 WIDTH, MOMENTS, ENCODER = 32, 8, "encoder-1"
 SECONDS = np.arange(MOMENTS, dtype=np.float64)
@@ -166,3 +166,40 @@ def test_the_fingerprint_tells_examples_backgrounds_and_settings_apart(setup, ba
     }
     assert len(found) == 4
     assert scorer(setup, background).fingerprint in found
+
+
+def rule(**words):
+    return Rule(category="custom.x", state="block", **words)
+
+
+@pytest.mark.parametrize(
+    ("words", "alone", "beside_a_slow_path"),
+    [
+        ({}, True, True),
+        ({"definition": "Casinos, betting or slot machines."}, True, False),
+        ({"definition": "x", "blocked": ("Betting.",)}, False, False),
+        ({"subcategories": {"custom.x.y": "Slot machines."}}, False, False),
+    ],
+)
+def test_silence_of_examples_clears_only_what_they_are_all_of(words, alone, beside_a_slow_path):
+    assert may_clear(rule(**words), slow=False) is alone
+    assert may_clear(rule(**words), slow=True) is beside_a_slow_path
+
+
+def test_examples_added_to_a_broad_rule_raise_it_and_never_loosen_it(background, tmp_path):
+    """Clips of one kind of violence must not wave the other kinds past the slow path."""
+    target = Target(below="default", store=tmp_path / "policies.sqlite3")
+    examples = [Exemplar(rule="", violates=True, sha256=f"{i:064x}", source=f"{i}.mp4") for i in range(8)]
+    policy = commands.add_examples("violence", examples, target, BY).policy
+    store = ExemplarStore(target.store)
+    for exemplar, vector in zip(examples, clips(np.random.default_rng(1), 8, 9.0), strict=True):
+        store.save_embedding(exemplar, ENCODER, vector)
+    fitted = fit_rules(policy, store.demonstrations(policy, ENCODER), background, encoder=ENCODER)
+    unlike = fitted.score(moments(np.random.default_rng(2), -6.0), SECONDS)
+    (whole, _) = fitted.models["violence"].score_windows(few_shot.pool_windows(moments(np.random.default_rng(2), -6.0)))
+    assert whole.high[0] < 0.1, "the examples alone would clear it"
+    assert unlike.of("violence") >= np.float32(0.1)
+    assert (unlike.per_moment >= np.float32(0.1)).all()
+    findings = {f.category: f.finding for f in route(policy, unlike).findings}
+    assert findings["violence"] is Finding.UNCERTAIN
+    assert fitted.score(moments(np.random.default_rng(2), 9.0), SECONDS).of("violence") > 0.9
