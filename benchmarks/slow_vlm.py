@@ -18,18 +18,24 @@ import os
 import platform
 import shutil
 import statistics
+import subprocess
+import sys
+import tempfile
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
 
 import jsonschema
 import numpy as np
 
 from guard.interfaces import Case
 from guard.types import Judgement
-from slow_path import rendered, rendered_examples, server, tiny_vlm, warmup
+from slow_path import rendered, rendered_examples, rendered_files, server, tiny_vlm, warmup
 from slow_path.engine import Generation, Request
 from slow_path.engines import vllm_server
 from slow_path.judge import JudgeSettings, from_url
@@ -40,15 +46,8 @@ from slow_path.train import TrainSettings, fit
 SHAPE = tiny_vlm.Shape(
     hidden=64, layers=4, heads=2, vision_hidden=64, vision_layers=2, merge=4, vocabulary=420, context=2048
 )
-JUDGE = JudgeSettings(
-    mode="reason",
-    samples=1,
-    answer_attempts=1,
-    max_tokens=700,
-    deadline_seconds=600,
-    limits=rendered_examples.LIMITS,
-    options=rendered_examples.OPTIONS,
-    budget=rendered_examples.BUDGET,
+JUDGE = replace(
+    rendered_examples.SETTINGS, mode="reason", samples=1, answer_attempts=1, max_tokens=700, deadline_seconds=600.0
 )
 
 
@@ -91,7 +90,8 @@ async def generate(
 
 def validity(url: str, count: int) -> dict[str, Any]:
     """Sample `count` answers at temperature 1 and hold each against its schema."""
-    requests = [rendered_examples.view(HELD_OUT + i).reasoning(max_tokens=700, temperature=1.0) for i in range(count)]
+    views = [rendered_examples.view(HELD_OUT + i) for i in range(count)]
+    requests = [replace(v.reasoning(max_tokens=700, temperature=1.0), top_logprobs=0) for v in views]
     made, _ = asyncio.run(generate(url, requests, 32))
     valid = 0
     for request, generation in zip(requests, made, strict=True):
@@ -200,6 +200,62 @@ def quality(url: str, count: int) -> dict[str, Any]:
     }
 
 
+SCANNED_POLICIES = (
+    ("custom.red_circle", "custom.blue_square", "custom.green_before_yellow"),
+    ("custom.yellow_triangle", "custom.green_circle", "custom.red_before_blue"),
+    ("custom.blue_triangle", "custom.red_square", "custom.blue_before_red"),
+)
+
+
+def scanned(url: str | None, count: int) -> dict[str, Any]:
+    """Write clips as video files, scan them with `guard scan` (and `--slow URL`), and hold its verdicts against the
+    truth."""
+    decisions: Counter[str] = Counter()
+    right: list[bool] = []
+    off: list[float] = []
+    with tempfile.TemporaryDirectory() as name:
+        for number, rules in enumerate(SCANNED_POLICIES):
+            folder = Path(name) / str(number)
+            (folder / "clips").mkdir(parents=True)
+            clips = {
+                f"{i:03}.mp4": rendered.draw_clip(HELD_OUT + 6_000_000 + 1000 * number + i)
+                for i in range(count // len(SCANNED_POLICIES))
+            }
+            for file, clip in clips.items():
+                rendered_files.write_clip(folder / "clips" / file, clip)
+            rendered_files.write_policy(folder / "policy.yaml", rules)
+            for verdict in scan(folder, url):
+                clip = clips[Path(verdict["source"]).name]
+                shown = {rule: rendered_files.seen_between(clip, rule) for rule in rules}
+                decisions[verdict["decision"]] += 1
+                right.append(verdict["decision"] == ("block" if any(shown.values()) else "allow"))
+                checks = (verdict["judgement"] or {}).get("checks", ())
+                for check in checks:
+                    if check["violated"] == "yes" and shown[check["rule"]]:
+                        off += [distance(t, shown[check["rule"]]) for t in check["evidence_seconds"]]
+    return {
+        "clips": len(right),
+        "decisions": dict(decisions),
+        "right": sum(right),
+        "right_where_decided": f"{sum(right)} of {decisions['allow'] + decisions['block']}",
+        "mean_distance_of_cited_seconds": round(statistics.fmean(off), 3) if off else None,
+    }
+
+
+def scan(folder: Path, url: str | None) -> list[dict[str, Any]]:
+    (folder / "guard.toml").write_text('detectors = ["flash"]\nworkers = 1\n')
+    argv = [sys.executable, "-m", "serve.cli", "scan", str(folder / "clips"), "--policy", str(folder / "policy.yaml")]
+    argv += ["--out", str(folder / "run"), "--progress", "none", *(["--slow", url] if url else [])]
+    environment = os.environ | {"GUARD_CONFIG": str(folder / "guard.toml"), "GUARD_SLOW_PROFILE": "small"}
+    subprocess.run(argv, env=environment, check=False, capture_output=True)
+    return [json.loads(line) for line in (folder / "run" / "results.jsonl").read_text().splitlines()]
+
+
+def distance(time: float, stretches: Sequence[tuple[float, float]]) -> float:
+    """How far a cited time lies from the nearest stretch that shows the violation; 0 inside one."""
+    return min(max(start - time, time - end, 0.0) for start, end in stretches)
+
+
 def injection(url: str, count: int) -> dict[str, Any]:
     """Verdicts that change when words are painted over a clip that is otherwise the same."""
     texts = rendered.LIES + rendered.FALSE_ALARMS
@@ -221,23 +277,29 @@ def injection(url: str, count: int) -> dict[str, Any]:
     return found
 
 
-def measure(work: Path, out: Path, count: int, clips: int) -> None:
+def measure(work: Path, out: Path, names: Sequence[str], count: int, clips: int) -> None:
+    """Measure the models `names`; what `out` holds already is kept, so that a run that stopped goes on."""
     report: dict[str, Any] = json.loads(out.read_text()) if out.exists() else {}
-    report["machine"] = f"{len(os.sched_getaffinity(0))} cores {platform.machine()}, no GPU"
-    random_model = work / "random"
-    if not (random_model / "config.json").exists():
-        tiny_vlm.make(random_model, rendered_examples.corpus(), SHAPE, phrases=rendered_examples.PHRASES, seed=9)
-    for name, folder in (("random", random_model), ("trained", work / "trained")):
-        if not (folder / "config.json").exists():
-            continue
+    report["machine"] = f"{len(os.sched_getaffinity(0))} cores {platform.machine()}, shared with other work, no GPU"
+    if "random" in names and not (work / "random" / "config.json").exists():
+        tiny_vlm.make(work / "random", rendered_examples.corpus(), SHAPE, phrases=rendered_examples.PHRASES, seed=9)
+    for name in names:
         settings = ServerSettings(port=server.free_port(), images=8, max_model_len=2048, kv_cache_gib=1, threads=1)
-        with server.running(str(folder), settings, log=work / f"{name}.log") as running:
-            part: dict[str, Any] = {"validity": validity(running.url, count), "speed": speed(running, 64)}
-            part["one_token_questions"] = one_token_speed(running, 20)
+        with server.running(str(work / name), settings, log=work / f"{name}.log", ready_seconds=1200) as running:
+            parts: dict[str, Callable[[], Any]] = {}
             if name == "trained":
-                part |= {"quality": quality(running.url, clips), "injection": injection(running.url, 44)}
-        report[name] = part
-        out.write_text(json.dumps(report, indent=1) + "\n")
+                parts["quality"] = lambda: quality(running.url, clips)
+                parts["scan_with_slow"] = lambda: scanned(running.url, 60)
+                parts["scan_fast_path_alone"] = lambda: scanned(None, 60)
+                parts["injection"] = lambda: injection(running.url, 44)
+            parts["speed"] = lambda: speed(running, 64)
+            parts["one_token_questions"] = lambda: one_token_speed(running, 20)
+            parts["validity"] = lambda: validity(running.url, count)
+            for part, make in parts.items():
+                if part not in report.setdefault(name, {}):
+                    report[name][part] = make()
+                    out.write_text(json.dumps(report, indent=1) + "\n")
+                    print(name, part, json.dumps(report[name][part]), flush=True)
 
 
 def main() -> None:
@@ -250,13 +312,14 @@ def main() -> None:
     parser.add_argument("--vision-steps", type=int, default=600)
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop training after so long; it resumes")
     parser.add_argument("--answers", type=int, default=1000)
+    parser.add_argument("--models", nargs="+", choices=("trained", "random"), default=("trained", "random"))
     parser.add_argument("--clips", type=int, default=200)
     given = parser.parse_args()
     if given.step == "train":
         if not train(given.work, given):
             raise SystemExit("The time is up before the training is; run this again.")
     else:
-        measure(given.work, given.out, given.answers, given.clips)
+        measure(given.work, given.out, given.models, given.answers, given.clips)
 
 
 if __name__ == "__main__":
