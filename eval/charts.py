@@ -76,15 +76,15 @@ def bars(title: str, groups: Sequence[str], series: Sequence[Series], y_label: s
     `series[i].ys[g]` is the value of group g; NaN where it is not defined.
     """
     row, gap, left = 14, 12, 170
-    height = len(groups) * (len(series) * row + gap) + 40
+    height = len(groups) * (len(series) * row + gap) + 46
     scale = WIDTH + 180 - left - 60
     parts = [f'<svg class="wide" viewBox="0 0 {WIDTH + 180} {height}" role="img" aria-label="{escape(title)}">']
     for step in range(6):
         x = left + scale * step / 5
-        parts.append(f'<line class="grid" x1="{x}" y1="4" x2="{x}" y2="{height - 30}"/>')
-        parts.append(f'<text class="tick" x="{x}" y="{height - 14}" text-anchor="middle">{step / 5:.1f}</text>')
+        parts.append(f'<line class="grid" x1="{x}" y1="4" x2="{x}" y2="{height - 36}"/>')
+        parts.append(f'<text class="tick" x="{x}" y="{height - 22}" text-anchor="middle">{step / 5:.1f}</text>')
     parts.append(
-        f'<text class="tick" x="{left + scale / 2}" y="{height - 1}" text-anchor="middle">{escape(y_label)}</text>'
+        f'<text class="tick" x="{left + scale / 2}" y="{height - 5}" text-anchor="middle">{escape(y_label)}</text>'
     )
     for g, name in enumerate(groups):
         top = 6 + g * (len(series) * row + gap)

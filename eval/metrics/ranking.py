@@ -6,6 +6,8 @@ second sort. Equal scores enter together.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 
 from eval.metrics.confusion import BoolArray, FloatArray
@@ -33,26 +35,21 @@ class Ranked:
 
     def average_precision(self, weights: FloatArray | None = None) -> float | None:
         """Return the area under the precision-recall steps, without interpolation; None without a positive."""
-        hits, alarms = self._curves(weights)
-        if not len(hits) or hits[-1] <= 0:
-            return None
-        steps = np.diff(np.r_[0.0, hits]) / hits[-1]
-        return float(np.sum(steps * _precision(hits, alarms)))
+        return _step_area(*self._curves(weights))
 
     def auroc(self, weights: FloatArray | None = None) -> float | None:
         """Return the chance that a positive outranks a negative, ties counted half; None without both kinds."""
-        hits, alarms = self._curves(weights)
-        if not len(hits) or hits[-1] <= 0 or alarms[-1] <= 0:
-            return None
-        return float(np.trapezoid(np.r_[0.0, hits / hits[-1]], np.r_[0.0, alarms / alarms[-1]]))
+        return _roc_area(*self._curves(weights))
 
     def recall_at_fpr(self, limit: float, weights: FloatArray | None = None) -> float | None:
         """Return the best recall whose false-positive rate is at most `limit`; None without both kinds."""
+        return _best_recall(*self._curves(weights), limit)
+
+    def summary(self, limits: Sequence[float], weights: FloatArray | None = None) -> dict[str, float | None]:
+        """Return all of the above by name, on one pass: a bootstrap asks for them a thousand times."""
         hits, alarms = self._curves(weights)
-        if not len(hits) or hits[-1] <= 0 or alarms[-1] <= 0:
-            return None
-        allowed = alarms / alarms[-1] <= limit + 1e-12
-        return float(np.max(hits[allowed] / hits[-1])) if allowed.any() else 0.0
+        found = {"average_precision": _step_area(hits, alarms), "auroc": _roc_area(hits, alarms)}
+        return found | {f"recall_at_fpr_{limit:g}": _best_recall(hits, alarms, limit) for limit in limits}
 
     def precision_recall_trapezoid(self) -> float | None:
         """Return the area under straight lines between the precision-recall points, from recall 0 at precision 1.
@@ -67,6 +64,30 @@ class Ranked:
         recall = hits / hits[-1] if hits[-1] > 0 else np.ones(len(hits))
         precision = _precision(hits, alarms)
         return float(np.trapezoid(np.r_[1.0, precision], np.r_[0.0, recall]))
+
+
+def _step_area(hits: FloatArray, alarms: FloatArray) -> float | None:
+    if not len(hits) or hits[-1] <= 0:
+        return None
+    steps = np.diff(hits, prepend=0.0) / hits[-1]
+    return float(np.sum(steps * _precision(hits, alarms)))
+
+
+def _roc_area(hits: FloatArray, alarms: FloatArray) -> float | None:
+    """Trapezoids between the thresholds, the first from the origin."""
+    if not len(hits) or hits[-1] <= 0 or alarms[-1] <= 0:
+        return None
+    width, middle = np.diff(alarms, prepend=0.0), hits.copy()
+    middle[1:] += hits[:-1]
+    return float(width @ middle / 2 / (hits[-1] * alarms[-1]))
+
+
+def _best_recall(hits: FloatArray, alarms: FloatArray, limit: float) -> float | None:
+    if not len(hits) or hits[-1] <= 0 or alarms[-1] <= 0:
+        return None
+    # alarms only grow from one threshold to the next, and hits with them: the last one allowed is the best
+    allowed = int(np.searchsorted(alarms, (limit + 1e-12) * alarms[-1], side="right"))
+    return float(hits[allowed - 1] / hits[-1]) if allowed else 0.0
 
 
 def _precision(hits: FloatArray, alarms: FloatArray) -> FloatArray:

@@ -60,10 +60,7 @@ class Strict:
         counts = confusion(unsafe, any_of(self._flags), weights)
         made: dict[str, float | None] = {f"binary/{name}": value for name, value in counts.rates().items()}
         made["binary/false_refusal"] = counts.false_positive_rate
-        made["binary/average_precision"] = self._any.average_precision(weights)
-        made["binary/auroc"] = self._any.auroc(weights)
-        for limit in FPR_LIMITS:
-            made[f"binary/recall_at_fpr_{limit:g}"] = self._any.recall_at_fpr(limit, weights)
+        made |= {f"binary/{name}": value for name, value in self._any.summary(FPR_LIMITS, weights).items()}
         if self._withheld is not None:
             held = confusion(unsafe, self._withheld, weights)
             made |= {"withheld/recall": held.recall, "withheld/leakage": held.leakage}
@@ -76,10 +73,7 @@ class Strict:
         for index, (name, count) in enumerate(zip(self._columns, counts, strict=True)):
             ranked = self._ranked[index]
             kept = None if weights is None else weights[self._known[:, index]]
-            made[f"{name}/average_precision"] = ranked.average_precision(kept)
-            made[f"{name}/auroc"] = ranked.auroc(kept)
-            for limit in FPR_LIMITS:
-                made[f"{name}/recall_at_fpr_{limit:g}"] = ranked.recall_at_fpr(limit, kept)
+            made |= {f"{name}/{metric}": value for metric, value in ranked.summary(FPR_LIMITS, kept).items()}
             rates = ("f1", "precision", "recall", "false_positive_rate")
             made |= {f"{name}/{rate}": getattr(count, rate) for rate in rates}
         micro = multilabel.micro(counts)
