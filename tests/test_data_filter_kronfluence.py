@@ -48,7 +48,7 @@ def test_a_missing_library_names_its_command(monkeypatch: pytest.MonkeyPatch) ->
     monkeypatch.setattr(kronfluence, "find_spec", lambda _name: None)
     with pytest.raises(MissingExtra, match="'kronfluence', which is not installed") as caught:
         plugins.load("scorer", "kronfluence").score(data.train, data.queries)
-    assert caught.value.hint == "Run: pip install kronfluence"
+    assert (caught.value.hint or "").endswith("pip install kronfluence")
     with pytest.raises(ValueError, match="damping"):
         plugins.load("scorer", "kronfluence", damping=-1.0)
     assert replace(kronfluence.Config(), damping=1e-3).damping == 1e-3

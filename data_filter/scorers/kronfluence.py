@@ -8,9 +8,12 @@ layer's mean eigenvalue unless a number is given.
 
 from __future__ import annotations
 
+import gc
 import logging
 import tempfile
 import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -85,7 +88,7 @@ def pairwise(
     from kronfluence.arguments import FactorArguments, ScoreArguments
 
     task = _task(loss)
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, _few_objects():
         analyzer = Analyzer(
             "filter", prepare_model(model, task), task, cpu=True, output_dir=folder, disable_tqdm=True,
             log_level=logging.ERROR,
@@ -104,6 +107,17 @@ def pairwise(
         )
         found: Float64Array = analyzer.load_pairwise_scores("scores")["all_modules"].double().numpy().T
     return found
+
+
+@contextmanager
+def _few_objects() -> Iterator[None]:
+    """Hide every object that there is from the garbage collector: the library collects ten times per call, which with
+    torch loaded takes 2.5 of 2.7 seconds on small sets."""
+    gc.freeze()
+    try:
+        yield
+    finally:
+        gc.unfreeze()
 
 
 def _task(kind: LossKind) -> Any:
