@@ -51,6 +51,8 @@ def edit(service: Service, who: Principal, layer: str, *, below: str, note: str,
     target = commands.Target(layer=name, below=base, kind="community", store=service.policies.store.path)
     try:
         outcome = make(target, By(author=checked(who.name), note=_clean(note)[:500]))
+    except ValueError as error:
+        raise InvalidPolicy(f"The text cannot stand in a policy: {error}.") from error
     except GuardError as error:
         error.message = error.message.replace(name, layer)  # the store's own name means nothing to the tenant
         raise

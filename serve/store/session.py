@@ -14,12 +14,13 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
-from sqlalchemy.exc import ArgumentError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, DataError, OperationalError, SQLAlchemyError
 from sqlalchemy.orm import Session, sessionmaker
 
 from guard import plugins
 from guard.config import Settings
 from guard.errors import BackendError, InvalidConfig
+from serve.request_errors import InvalidRequest
 
 BUSY_MS = 15_000
 """How long a SQLite writer waits for another; each holds the lock for milliseconds."""
@@ -75,9 +76,14 @@ class Database:
 
 @contextmanager
 def _reported() -> Iterator[None]:
-    """Turn the loss of the database into an error that says so, and that the client may retry."""
+    """Turn the loss of the database into an error to retry, and text that it cannot hold into one that is not.
+
+    PostgreSQL has no NUL in text, and neither has lone surrogates.
+    """
     try:
         yield
+    except (DataError, UnicodeEncodeError) as error:
+        raise InvalidRequest("The request holds a character or a number that cannot be kept.") from error
     except OperationalError as error:
         raise BackendError("The database does not answer.", hint="Try again; see `/readyz`.") from error
 
