@@ -19,6 +19,8 @@ from guard.config import Settings
 from guard.errors import PolicyNotFound
 from guard.texts import TextGuard, TextStages
 from guard.verdict_json import schema, to_dict
+from policies import personalize
+from policies.edits import History
 from policies.load import load_policy
 
 SPAM = "WINNER! Claim your prize of 900 pounds now, call 09061701461 to collect"
@@ -59,6 +61,27 @@ def test_a_verdict_on_a_text_has_the_form_and_provenance_of_every_verdict(guard:
     assert verdict.versions["detector:text_ngrams"]
     assert verdict.versions["calibration:text_ngrams"]
     assert verdict.policy.hash == load_policy("spam").hash
+
+
+def test_a_text_that_was_made_an_example_is_known_again_in_disguise_and_no_other(guard: Guard) -> None:
+    from policies import commands
+    from policies.personalize import By
+
+    below = load_policy("spam")
+    examples = [commands.example("Buy grey market ferrets"), commands.example("Our ferret shop", violates=False)]
+    edited = personalize.block(
+        History(name="u"), "Ferret trade", below=below, by=By(author="ann"), examples=examples
+    ).policy
+    assert guard.check_text("buy  GREY mark3t fеrrets", edited).decision == "block"
+    for other in ("Buy grey market parrots", "Our ferret shop", ""):
+        verdict = guard.check_text(other, edited)
+        assert verdict.categories["custom.ferret_trade"].score is None
+        assert verdict.decision == "review"
+    spam = personalize.block(
+        History(name="u"), "spam", below=below, by=By(author="ann"), examples=[commands.example(FINE)]
+    )
+    assert guard.check_text(FINE, spam.policy).decision == "block", "whoever owns the rule decides, not the classifier"
+    assert guard.check_text(FINE, below).decision == "allow"
 
 
 def test_a_batch_gives_what_its_texts_give_alone(guard: Guard) -> None:

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 from importlib import resources
 from pathlib import Path
+
+import numpy as np
 
 from fast_path import router
 from fast_path.calibration import FileCalibrator
 from fast_path.calibration_file import CalibrationFile
 from fast_path.text import classifier, model
 from fast_path.text.classifier import TextClassifier, TextScores
+from fast_path.text.normalise import normalise
 from guard.interfaces import Calibrator, Router
-from guard.types import Judgement, Policy, Verdict, Video
+from guard.types import Judgement, Policy, Scores, Verdict, Video
 from guard.verdict import Evidence, decide
 
 
@@ -46,7 +50,9 @@ class Screener:
         ]
 
     def _evidence(self, text: str, scored: TextScores, policy: Policy, source: str) -> Evidence:
-        scores = (self.calibrator.apply(scored.scores),)
+        calibrated = self.calibrator.apply(scored.scores)
+        known = known_rules(text, policy)
+        scores = (_without(calibrated, known), _certain(known)) if known else (calibrated,)
         return Evidence(
             video=as_input(text, source=source),
             policy=policy,
@@ -70,6 +76,46 @@ def build(config: classifier.Config) -> Screener:
         classifier=built,
         calibrator=calibrator,
         router=router.build(router.Config(thresholds=calibrator.thresholds)),
+    )
+
+
+def known_rules(text: str, policy: Policy) -> tuple[str, ...]:
+    """Return the active rules that have this very text, disguises undone, as an example of a violation.
+
+    Examples of texts that only resemble it are left to a language model: n-grams of a few texts tell little.
+    """
+    words = normalise(text).words
+    examples = {
+        rule.category: [e.text for e in rule.exemplars if e.violates and e.text and not (e.source or e.sha256)]
+        for rule in policy.active()
+    }
+    return tuple(category for category, texts in examples.items() if words and any(_words(t) == words for t in texts))
+
+
+@lru_cache(maxsize=4096)
+def _words(text: str) -> str:
+    return normalise(text).words
+
+
+def _certain(categories: Sequence[str]) -> Scores:
+    return Scores(
+        categories=tuple(categories),
+        probability=np.ones(len(categories), np.float32),
+        moment_seconds=np.empty(0, np.float64),
+        per_moment=np.empty((0, len(categories)), np.float32),
+        detector="known_text",
+        fingerprint="known-1",
+    )
+
+
+def _without(scores: Scores, categories: Sequence[str]) -> Scores:
+    """What the classifier says of a text that somebody decided on counts no more."""
+    kept = [i for i, category in enumerate(scores.categories) if category not in categories]
+    return replace(
+        scores,
+        categories=tuple(scores.categories[i] for i in kept),
+        probability=scores.probability[kept],
+        per_moment=scores.per_moment[:, kept],
     )
 
 
