@@ -6,7 +6,7 @@ from __future__ import annotations
 import multiprocessing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -88,7 +88,9 @@ def read_clips(
     found: list[Clip] = []
     failed: list[Failure] = []
     read = partial(_read, settings=settings, cache=cache)
-    for done, result in enumerate(_mapped(read, rows, workers), 1):
+    for done, (row, result) in enumerate(zip(rows, _mapped(read, rows, workers), strict=True), 1):
+        # a worker's answer is about a copy of the row; callers know the row itself
+        result = replace(result, row=row)
         if isinstance(result, Clip):
             found.append(result)
         else:

@@ -143,6 +143,19 @@ def test_a_resumed_run_gives_the_same_bytes(done: Path, folder: Path, tmp_path: 
     assert kept[0] == kept[1]
 
 
+def test_two_workers_give_what_one_gives(done: Path, folder: Path, tmp_path: Path) -> None:
+    (folder / "torn.mp4").write_bytes(b"not a video at all")
+    line = {"path": "torn.mp4", "labels": [], "split": "train", "group": "torn"}
+    path = _save(folder, [*_lines(folder), line], "torn.jsonl")
+    outcomes = [
+        distill(path, tmp_path / str(workers), replace(CONFIG, workers=workers), cache=cache)
+        for workers, cache in ((1, folder / "cache"), (2, None))
+    ]
+    assert [outcome.failures for outcome in outcomes] == [1, 1]
+    scores = [(tmp_path / str(workers) / "scores.parquet").read_bytes() for workers in (1, 2)]
+    assert scores[0] == scores[1]
+
+
 KILLED = """
 import importlib.util, sys
 from pathlib import Path
