@@ -104,7 +104,10 @@ class Fleet:
 
     def kill_one(self, chance: random.Random) -> None:
         """End one process as a power cut would, and start it again."""
-        index = chance.randrange(len(self.running))
+        self.kill(chance.randrange(len(self.running)))
+
+    def kill(self, index: int) -> None:
+        """End the process of this number, and start it again."""
         process = self.running[index]
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)  # the decoder processes die with it
@@ -131,13 +134,15 @@ class Fleet:
         )  # fmt: skip
 
 
-def submit_all(fleet: Fleet, key: str, clips: list[bytes], callback: str, count: int, pace: float) -> dict[str, str]:
+def submit_all(
+    fleet: Fleet, key: str, clips: list[bytes], callback: str, count: int, pace: float, prefix: str = "kill"
+) -> dict[str, str]:
     """Submit until each is accepted. Returns job id by Idempotency-Key."""
     accepted: dict[str, str] = {}
     headers = {"Authorization": f"Bearer {key}"}
     with httpx.Client(timeout=10) as client:
         for number in range(count):
-            name = f"kill-{number}"
+            name = f"{prefix}-{number}"
             while name not in accepted:
                 port = random.choice(fleet.ports)  # noqa: S311
                 try:
@@ -158,7 +163,7 @@ def submit_all(fleet: Fleet, key: str, clips: list[bytes], callback: str, count:
 
 def run(
     kind: str, folder: Path, *, jobs: int, every: float, seed: int, pace: float = 0.0, apis: int = 2, workers: int = 2,
-    patience: float = 900.0, frames: int = 150, tell: Callable[[str], None] = lambda _: None,
+    patience: float = 900.0, frames: int = 90, tell: Callable[[str], None] = lambda _: None,
 ) -> dict[str, Any]:  # fmt: skip
     """Do one run and return what was counted."""
     home = folder / kind
@@ -167,7 +172,7 @@ def run(
     with database.write() as session:
         key = keys.create(session, name="client", scopes=["submit", "read"]).key
     receiver = Receiver().start()
-    clips = [media.render(frames=frames + n, fps=30) for n in range(4)]
+    clips = [media.render(frames=frames + n, fps=30, size=(96, 64)) for n in range(4)]
     clips.append(clips[0][: len(clips[0]) // 3])
     started = time.monotonic()
     fleet = Fleet(database.url.render_as_string(hide_password=False), home, apis=apis, workers=workers)
