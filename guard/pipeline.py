@@ -19,6 +19,7 @@ from itertools import groupby
 from guard.background import BackgroundLoop
 from guard.errors import DetectorFailed, GuardError, InputError, VlmUnavailable
 from guard.interfaces import Calibrator, Case, Decoder, Detector, Fed, Judge, Router, SamplingNeeds
+from guard.known import known_rules, settled
 from guard.screening import Screening
 from guard.slow_outcome import slow_error
 from guard.types import Coverage, ErrorInfo, Frames, Judgement, MediaInfo, Pass, Policy, Route, Scores, Verdict, Video
@@ -171,13 +172,14 @@ class Pipeline:
         # A pass that broke off speaks for all: the detectors that it served saw less than the others.
         coverage = next((one.coverage for _, _, one in passes if not one.coverage.complete), fed.coverage)
         decode_ms = sum(done.cpu_seconds for _, done, _ in passes) * 1e3
-        route = self.stages.router.route(scores, self.policy, coverage)
+        known = settled(scores, known_rules(video.sha256, self.policy))
+        route = self.stages.router.route(known, self.policy, coverage)
         return Screened(
             video=fed.video,
             frames=first.frames(fed.coverage),
             coverage=coverage,
             passes=tuple(one for _, _, one in passes),
-            scores=tuple(scores),
+            scores=known,
             route=route,
             errors=tuple(errors),
             timings_ms={

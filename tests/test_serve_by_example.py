@@ -142,6 +142,8 @@ def test_one_example_ranks_and_settles_nothing(guard: Any, clips: Path, tmp_path
     )
     assert code == Exit.OK
     assert "1 example to compare with. So few settle hardly any video" in out
+    itself = scanned(guard, clips / "shaking" / "00.mp4", "--policy", tmp_path / "p.yaml")["shaking/00.mp4"]
+    assert (itself["decision"], itself["categories"][RULE]["score"]) == ("block", 1.0), "the example itself is known"
     found = scanned(guard, *held_out(clips), "--policy", tmp_path / "p.yaml")
     scores = {name: line["categories"][RULE]["score"] for name, line in found.items()}
     worst = min(score for name, score in scores.items() if name.startswith("shaking"))

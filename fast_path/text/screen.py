@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
 from pathlib import Path
-
-import numpy as np
 
 from fast_path import router
 from fast_path.calibration import FileCalibrator
@@ -18,7 +16,8 @@ from fast_path.text import classifier, model
 from fast_path.text.classifier import TextClassifier, TextScores
 from fast_path.text.normalise import normalise
 from guard.interfaces import Calibrator, Router
-from guard.types import Judgement, Policy, Scores, Verdict, Video
+from guard.known import settled
+from guard.types import Judgement, Policy, Verdict, Video
 from guard.verdict import Evidence, decide
 
 
@@ -51,8 +50,7 @@ class Screener:
 
     def _evidence(self, text: str, scored: TextScores, policy: Policy, source: str) -> Evidence:
         calibrated = self.calibrator.apply(scored.scores)
-        known = known_rules(text, policy)
-        scores = (_without(calibrated, known), _certain(known)) if known else (calibrated,)
+        scores = settled((calibrated,), known_texts(text, policy))
         return Evidence(
             video=as_input(text, source=source),
             policy=policy,
@@ -79,7 +77,7 @@ def build(config: classifier.Config) -> Screener:
     )
 
 
-def known_rules(text: str, policy: Policy) -> tuple[str, ...]:
+def known_texts(text: str, policy: Policy) -> tuple[str, ...]:
     """Return the active rules that have this very text, disguises undone, as an example of a violation.
 
     Examples of texts that only resemble it are left to a language model: n-grams of a few texts tell little.
@@ -95,28 +93,6 @@ def known_rules(text: str, policy: Policy) -> tuple[str, ...]:
 @lru_cache(maxsize=4096)
 def _words(text: str) -> str:
     return normalise(text).words
-
-
-def _certain(categories: Sequence[str]) -> Scores:
-    return Scores(
-        categories=tuple(categories),
-        probability=np.ones(len(categories), np.float32),
-        moment_seconds=np.empty(0, np.float64),
-        per_moment=np.empty((0, len(categories)), np.float32),
-        detector="known_text",
-        fingerprint="known-1",
-    )
-
-
-def _without(scores: Scores, categories: Sequence[str]) -> Scores:
-    """What the classifier says of a text that somebody decided on counts no more."""
-    kept = [i for i, category in enumerate(scores.categories) if category not in categories]
-    return replace(
-        scores,
-        categories=tuple(scores.categories[i] for i in kept),
-        probability=scores.probability[kept],
-        per_moment=scores.per_moment[:, kept],
-    )
 
 
 def as_input(text: str, *, source: str = "text") -> Video:
