@@ -257,10 +257,15 @@ def examples_of(
     covered = {category for detector in used for category in detector.categories}
     if not loaded or not examples.by_examples(policy, covered):
         return examples.Examples()
+    return examples.from_policy(policy, example_sources(settings, decoder, limits, loaded), covered=covered)
+
+
+def example_sources(settings: Settings, decoder: SandboxedDecoder, limits: Limits, loaded: Sequence[Detector]) -> Any:
+    """Return `policies.example_detector.Sources`: encoders of the detectors, and where clips and embeddings are."""
     from guard.video.source import open_video
 
-    embedder_of = _upper("fast_path.embedder").embedder_of
-    sources = examples.Sources(
+    examples, embedder_of = _upper("policies.example_detector"), _upper("fast_path.embedder").embedder_of
+    return examples.Sources(
         embedders=[embedder for detector in loaded if (embedder := embedder_of(detector)) is not None],
         decoder=decoder,
         open_video=lambda path: open_video(path, limits=limits),
@@ -268,7 +273,6 @@ def examples_of(
         background=settings.background,
         slow=settings.slow_url is not None,
     )
-    return examples.from_policy(policy, sources, covered=covered)
 
 
 def serves(detector: Detector, policy: Policy) -> bool:

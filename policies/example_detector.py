@@ -269,14 +269,30 @@ def _embed(exemplar: Exemplar, embedder: Embedder, sources: Sources) -> Float32A
         raise absent from error
     if video.sha256 != exemplar.sha256:
         raise absent
-    moments = Moments(embedder)
-    sources.decoder.feed(video, embedder.needs, moments)
-    vector = example_vector(moments.embeddings)
     try:
-        sources.store.save_embedding(exemplar, _key(embedder), vector)
+        return remember(video, embedder, sources)
     except BackendError as error:
         log.warning("embeddings of examples are not kept: %s", error.message)
+        return _vector(video, embedder, sources)
+
+
+def remember(video: Video, embedder: Embedder, sources: Sources) -> Float32Array:
+    """Return what is kept of `video` as an example, float32 [2 D], and keep it: its file may then be gone.
+
+    Raises:
+        InputError: the video cannot be decoded.
+        BackendError: the store cannot be written.
+    """
+    vector = _vector(video, embedder, sources)
+    content = Exemplar(rule="", violates=True, sha256=video.sha256)  # kept by its hash alone
+    sources.store.save_embedding(content, _key(embedder), vector)
     return vector
+
+
+def _vector(video: Video, embedder: Embedder, sources: Sources) -> Float32Array:
+    moments = Moments(embedder)
+    sources.decoder.feed(video, embedder.needs, moments)
+    return example_vector(moments.embeddings)
 
 
 def _key(embedder: Embedder) -> str:

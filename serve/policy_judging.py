@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from guard.config import Settings
-from guard.errors import InputError
+from guard.errors import InputError, InvalidConfig
 from guard.types import Policy, Verdict, Video
 from guard.verdict import failed
 from policies.example_detector import Examples, by_examples
 from policies.golden import Judge
 from policies.lint import Configured
+
+if TYPE_CHECKING:
+    from guard.limits import Limits
+    from guard.video.sandbox import SandboxedDecoder
 
 
 def configured(settings: Settings, policy: Policy | None = None) -> Configured:
@@ -34,6 +39,42 @@ def configured(settings: Settings, policy: Policy | None = None) -> Configured:
     )
 
 
+def remember(settings: Settings, content: Path | bytes) -> str:
+    """Keep what the configured encoder makes of a clip or image, and return its SHA-256.
+
+    An example with that hash is then compared with, though nobody keeps its file: what a service does with content that
+    was judged as a job.
+
+    Raises:
+        InputError: it cannot be decoded.
+        InvalidConfig: no encoder is configured.
+        BackendError: the policy store cannot be written.
+    """
+    from fast_path.loading import load_detectors
+    from guard.api import example_sources, limits_of
+    from guard.video.source import open_video
+    from policies import example_detector
+
+    limits = limits_of(settings)
+    loaded = load_detectors(settings.detectors, settings.fast_checkpoint)
+    with _decoder(settings, limits) as decoder:
+        sources = example_sources(settings, decoder, limits, loaded)
+        if not sources.embedders:
+            raise InvalidConfig("No configured detector has an encoder.", hint="Add 'tiny' to `detectors`.")
+        video = open_video(content, limits=limits)
+        for embedder in sources.embedders:
+            example_detector.remember(video, embedder, sources)
+    return video.sha256
+
+
+def _decoder(settings: Settings, limits: Limits) -> SandboxedDecoder:
+    from guard.video.sampling import SamplingConfig
+    from guard.video.sandbox import SandboxedDecoder
+
+    sampling = SamplingConfig(max_gap_seconds=settings.max_gap_seconds, seed=settings.seed)
+    return SandboxedDecoder(workers=1, limits=limits, sampling=sampling, reader=settings.reader)
+
+
 def prepare(settings: Settings, policy: Policy) -> Examples:
     """Embed the examples of `policy` that no scan has seen yet, and say which rules they judge here.
 
@@ -43,13 +84,10 @@ def prepare(settings: Settings, policy: Policy) -> Examples:
         return Examples()
     from fast_path.loading import load_detectors
     from guard.api import examples_of, limits_of, serves
-    from guard.video.sampling import SamplingConfig
-    from guard.video.sandbox import SandboxedDecoder
 
     limits = limits_of(settings)
     loaded = load_detectors(settings.detectors, settings.fast_checkpoint)
-    sampling = SamplingConfig(max_gap_seconds=settings.max_gap_seconds, seed=settings.seed)
-    with SandboxedDecoder(workers=1, limits=limits, sampling=sampling, reader=settings.reader) as decoder:
+    with _decoder(settings, limits) as decoder:
         used = [detector for detector in loaded if serves(detector, policy)]
         found: Examples = examples_of(settings, policy, decoder, limits, loaded=loaded, used=used)
     return found

@@ -5,6 +5,7 @@ The clips are rendered. Ordinary ones drift and bounce; the new rule is about a 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import sys
 from collections.abc import Callable
@@ -191,6 +192,28 @@ def test_an_example_may_be_gone_once_it_was_seen_and_one_never_seen_is_said(
     code, out, _ = guard("policy", "lint", tmp_path / "p.yaml")
     assert code == Exit.FAIL_ON_MATCHED
     assert "unjudgeable" in out
+
+
+def test_content_without_a_file_can_be_an_example_once_it_was_remembered(
+    guard: Any, clips: Path, tmp_path: Path
+) -> None:
+    """What a service does: the clip of a job is an example by its hash, and lies nowhere under its name."""
+    from guard.types import Exemplar
+    from policies import commands
+    from policies.personalize import By
+    from serve.policy_judging import prepare, remember
+
+    content = [(clips / "shaking" / f"{seed:02}.mp4").read_bytes() for seed in range(2)]
+    examples = [
+        Exemplar(rule="", violates=True, source=f"job-{i}", sha256=hashlib.sha256(data).hexdigest())
+        for i, data in enumerate(content)
+    ]
+    target = commands.Target(layer="acme", below="screen")
+    policy = commands.block("Shaking picture", target, By(author="ann"), examples=examples).policy
+    settings = load_settings()
+    assert prepare(settings, policy).counted == ()
+    assert [remember(settings, data) for data in content] == [e.sha256 for e in examples]
+    assert prepare(settings, policy).counted == ((RULE, 2),)
 
 
 def test_a_background_of_another_encoder_is_refused_with_the_command(
