@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import sys
 
 from fastapi import FastAPI
 
@@ -16,8 +17,13 @@ JOBS_VARIABLE = "GUARD_WITHOUT_JOBS"
 """Set where jobs are left to `guard worker`."""
 
 
+_SWITCH_SECONDS = 0.001
+"""How long a thread that judges may keep the interpreter while an answer waits; 5 ms by default, per hop."""
+
+
 def create() -> FastAPI:
     """Return the application of this process's environment."""
+    sys.setswitchinterval(_SWITCH_SECONDS)
     settings, serve = load_settings(), load_serve_settings()
     without_jobs = bool(os.environ.get(JOBS_VARIABLE))
     return make_app(lambda: build_service(settings, serve), serve, run=None if without_jobs else start_workers)

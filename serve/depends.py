@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
 from typing import Annotated, Any
 
 from fastapi import Depends, Request
@@ -23,8 +23,12 @@ def service_of(request: Request) -> Service:
     return service
 
 
-def _requires(scope: str) -> Callable[..., Principal]:
-    def principal(request: Request, _bearer: Any = Depends(_bearer), _key: Any = Depends(_header)) -> Principal:  # noqa: B008
+async def _service(request: Request) -> Service:
+    return service_of(request)  # asynchronous, as all dependencies here, so that no thread is needed for it
+
+
+def _requires(scope: str) -> Callable[..., Awaitable[Principal]]:
+    async def principal(request: Request, _bearer: Any = Depends(_bearer), _key: Any = Depends(_header)) -> Principal:  # noqa: B008
         who: Principal | None = getattr(request.state, "principal", None)
         if who is None:
             raise Unauthorized("A valid API key is needed.")
@@ -35,7 +39,7 @@ def _requires(scope: str) -> Callable[..., Principal]:
     return principal
 
 
-ServiceDep = Annotated[Service, Depends(service_of)]
+ServiceDep = Annotated[Service, Depends(_service)]
 Submitter = Annotated[Principal, Depends(_requires("submit"))]
 Reader = Annotated[Principal, Depends(_requires("read"))]
 Reviewer = Annotated[Principal, Depends(_requires("review"))]

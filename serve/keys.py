@@ -179,11 +179,10 @@ class KeyRing:
         """Return whose key `presented` is, or None where it is nobody's, revoked, expired, or of a disabled tenant."""
         if not presented or not _KEY.fullmatch(presented):
             return None
-        digest = hash_key(presented)
-        with self._lock:
-            at, known = self._known.get(digest, (0.0, None))
-        if known is not None and self._clock() - at < self._seconds:
+        known = self.remembered(presented)
+        if known is not None:
             return known
+        digest = hash_key(presented)
         found = self._look_up(digest)
         with self._lock:
             if found is None:
@@ -193,6 +192,12 @@ class KeyRing:
                 while len(self._known) > _REMEMBERED:
                     self._known.popitem(last=False)
         return found
+
+    def remembered(self, presented: str | None) -> Principal | None:
+        """Return whose key it is where that was found out a moment ago; asks no database."""
+        with self._lock:
+            at, known = self._known.get(hash_key(presented or ""), (0.0, None))
+        return known if known is not None and self._clock() - at < self._seconds else None
 
     def by_id(self, key_id: str) -> Principal | None:
         """Return whose key has this id, under the same conditions: for sessions that outlive one request."""

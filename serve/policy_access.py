@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import re
+import threading
+import time
 from dataclasses import replace
 
 from sqlalchemy import select
@@ -17,6 +20,8 @@ from serve.store.people import PolicyLayer
 from serve.store.session import Database
 from serve.store.tables import Tenant
 
+_REMEMBER_SECONDS = 2.0
+"""A tenant's choice of policy takes so long to be in force; edits of the policy itself are at once."""
 _LAYER = re.compile(r"[a-z0-9][a-z0-9_.-]{0,62}")
 
 
@@ -37,6 +42,8 @@ class PolicyAccess:
     def __init__(self, database: Database, store: PolicyStore) -> None:
         self.database = database
         self.store = store
+        self._lock = threading.Lock()
+        self._own: dict[str, tuple[float, str | None]] = {}
 
     def resolve(self, tenant_id: str, name: str | None) -> Policy | None:
         """Return a policy by name; without one the tenant's own, or None where it has none.
@@ -45,11 +52,9 @@ class PolicyAccess:
             PolicyNotFound: it is neither in the library nor a layer of this tenant.
             InvalidPolicy: a layer cannot be used at present.
         """
+        name = self._own_name(tenant_id) if name is None else name
         if name is None:
-            with self.database.read() as session:
-                name = session.scalar(select(Tenant.policy).where(Tenant.id == tenant_id))
-            if name is None:
-                return None
+            return None
         if name in load.library():
             return load.load_policy(name)
         if name.startswith(PREFIX):
@@ -60,6 +65,24 @@ class PolicyAccess:
             f"There is no policy {name[:80]!r}; there are: {known}, and `layer:<name>` for your own.",
             hint="List the policies with GET /v1/policies.",
         )
+
+    def needs_no_query(self, tenant_id: str, name: str | None) -> bool:
+        """Whether `resolve` would ask no database now: the name is the library's, or the tenant's own is remembered."""
+        if name is None:
+            at, own = self._own.get(tenant_id, (-math.inf, None))
+            return time.monotonic() - at < _REMEMBER_SECONDS and (own is None or own in load.library())
+        return name in load.library()
+
+    def _own_name(self, tenant_id: str) -> str | None:
+        with self._lock:
+            at, name = self._own.get(tenant_id, (-math.inf, None))
+        if time.monotonic() - at < _REMEMBER_SECONDS:
+            return name
+        with self.database.read() as session:
+            name = session.scalar(select(Tenant.policy).where(Tenant.id == tenant_id))
+        with self._lock:
+            self._own[tenant_id] = (time.monotonic(), name)
+        return name
 
     def layer(self, tenant_id: str, layer: str) -> str:
         """Return the store's name of a layer of this tenant. Raises `PolicyNotFound`."""

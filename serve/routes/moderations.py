@@ -41,7 +41,11 @@ async def moderate(body: ModerationRequest, service: ServiceDep, who: Submitter)
     if total > service.serve.max_inputs:
         raise InvalidRequest(f"A request holds at most {service.serve.max_inputs} inputs; got {total}.", param="input")
     started = time.perf_counter()
-    asked = await run_in_threadpool(ask, service, who, [part for item in items for part in item], body.policy)
+    inputs = [part for item in items for part in item]
+    if all(one.kind == "text" for one in inputs) and service.policies.needs_no_query(who.tenant_id, body.policy):
+        asked = ask(service, who, inputs, body.policy)
+    else:
+        asked = await run_in_threadpool(ask, service, who, inputs, body.policy)
     verdicts = await _answers(service, who, asked, body.policy)
     if not service.overrides.none_for(who.tenant_id):
         verdicts = await run_in_threadpool(with_overrides, service, who, verdicts, body.policy)
