@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from eval import run_dir
-from eval.metrics.intervals import mcnemar, paired
+from eval.metrics.confusion import FloatArray
+from eval.metrics.intervals import Statistic, mcnemar, paired
 from eval.score import Loaded, load, score, strict
 from eval.table import Table, build_table
 from guard.errors import UsageError
@@ -174,9 +175,14 @@ def _test(first: Run, second: Run, draws: int) -> dict[str, Any]:
     }
 
 
-def _tested(table: Table) -> Any:
+def _tested(table: Table) -> Statistic:
     whole = strict(table)
-    return lambda weights: {name: whole(weights)[name] for name in TESTED}
+
+    def tested(weights: FloatArray | None) -> dict[str, float | None]:
+        found = whole.headline(weights)
+        return {name: found[name] for name in TESTED}
+
+    return tested
 
 
 def rows_of(table: Table, rows: Sequence[int]) -> Table:

@@ -43,6 +43,11 @@ class Strict:
         """Return every metric; with `weights` [N], each clip counts that often."""
         return {**self._sets(weights), **self._binary(weights), **self._categories(weights)}
 
+    def headline(self, weights: FloatArray | None = None) -> dict[str, float | None]:
+        """Return the metrics of whole sets, the binary ones, and macro-F1: what pairs of systems are tested on."""
+        counts = multilabel.per_category(self._truth, self._flags, self._known, weights)
+        return {**self._sets(weights), **self._binary(weights), "macro/f1": multilabel.macro([c.f1 for c in counts])}
+
     def _sets(self, weights: FloatArray | None) -> dict[str, float | None]:
         """Metrics of whole label sets; only clips whose label speaks of every column have one."""
         rows = self._full

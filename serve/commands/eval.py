@@ -38,6 +38,7 @@ def register(app: typer.Typer) -> None:
     group.command("score")(score)
     group.command("compare")(compare)
     group.command("overlap")(overlap)
+    group.command("self")(self_)
     app.add_typer(group, name="eval")
 
 
@@ -187,6 +188,36 @@ def overlap(
         raise typer.Exit(Exit.FAIL_ON_MATCHED)
     if plain["unread"]:
         raise typer.Exit(Exit.SOME_UNDECIDED)
+
+
+def self_(
+    out: Annotated[Path, typer.Option(help="Folder for the runs; a second call takes up what is there.")],
+    videos: Annotated[Path | None, typer.Option(help="Folder with manifest.jsonl and the clips it names.")] = None,
+    text: Annotated[Path | None, typer.Option(help="Folder with labelled lines.")] = None,
+    suites: Annotated[Path | None, typer.Option(help="Keep the rendered clips there.")] = None,
+    slow_url: Annotated[str | None, typer.Option(help="A VLM server: measures the cascade and the slow path.")] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Measure only this cell. Repeatable.")] = None,
+    report: Annotated[Path | None, typer.Option(help="Write the report there; by default to stdout.")] = None,
+    draws: Annotated[int, typer.Option(min=0, help="Bootstrap draws of groups.")] = 1000,
+    progress: Annotated[str, typer.Option(help="bar, json or none, on stderr.")] = "bar",
+) -> None:
+    """Measure this project on what can run here; what cannot stays blank and says why."""
+    from serve.stages import make_stages
+
+    acceptance = _eval("acceptance")
+    known = [cell.key for cell in acceptance.CELLS]
+    for name in only or ():
+        _choice("--only", name, tuple(known))
+    folders = acceptance.Folders(videos=videos, text=text, suites=suites, slow_url=slow_url)
+    with make_stages(progress) as stages:
+        told = acceptance.measure(out, folders, only=tuple(only or ()), draws=draws, progress=stages)
+    for key, what in told.items():
+        print(f"{key}: {what}", file=sys.stderr)
+    written = acceptance.report(out, draws=draws)
+    if report is None:
+        print(written)
+    else:
+        _eval("run_dir").write_text(report, written)
 
 
 def _show(command: Any, found: list[dict[str, Any]], out: Path) -> None:
