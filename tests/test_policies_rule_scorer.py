@@ -179,6 +179,7 @@ def rule(**words):
         ({"definition": "Casinos, betting or slot machines."}, True, False),
         ({"definition": "x", "blocked": ("Betting.",)}, False, False),
         ({"subcategories": {"custom.x.y": "Slot machines."}}, False, False),
+        ({"locked": True}, False, False),
     ],
 )
 def test_silence_of_examples_clears_only_what_they_are_all_of(words, alone, beside_a_slow_path):
