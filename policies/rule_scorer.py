@@ -65,8 +65,8 @@ def may_clear(rule: Rule, *, slow: bool) -> bool:
 
     They do where examples are all that the rule is. Eight clips of slot machines do not clear "casinos, betting or slot
     machines": with a slow path, which can read that, they clear nothing; without one they do, since nobody else could.
-    Where the rule has lines or subcategories they never do: it was written to cover more than anyone has shown. Nor where
-    it is locked: layers above may add examples that violate, and enough odd ones would move what it is about elsewhere.
+    Where the rule has lines or subcategories they never do: it was written to cover more than anyone has shown. Nor
+    where it is locked: layers above may add examples that violate, and enough odd ones would move what it is about.
     """
     if rule.blocked or rule.subcategories or rule.locked:
         return False
