@@ -2,6 +2,7 @@
 and resume.
 
 Usage: python benchmarks/influence_growth.py OUT.json [rows ...]
+       python benchmarks/influence_growth.py memory OUT.json [rows ...]   (adds what scoring takes in memory)
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from pathlib import Path
 
@@ -134,6 +136,53 @@ def child(folder: Path, total: int) -> None:
     print(json.dumps(out))
 
 
+class Watch(threading.Thread):
+    """Highest anonymous memory while it runs, above what there was: pages of the store that are mapped do not count."""
+
+    def __init__(self) -> None:
+        super().__init__(daemon=True)
+        self.before, self.peak, self.ended = anonymous_mib(), 0.0, threading.Event()
+
+    def run(self) -> None:
+        while not self.ended.wait(0.002):
+            self.peak = max(self.peak, anonymous_mib() - self.before)
+
+
+def anonymous_mib() -> float:
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("RssAnon")).split()[1]) / 1024
+
+
+def memory(folder: Path, total: int) -> None:
+    """What each gradient scorer takes on top of the rows' own facts, scoring from shards on disk."""
+    store = GradientStore(folder, spec(total))
+    store.fill(compute)
+    asked = compute(Task(kind="rows", checkpoint=0, shard=999_999, start=0, stop=QUERIES)).rows
+    queries = view(QUERIES, GradientView(layers=spec(total).layers, checkpoints=(Checkpoint(name="q", rows=asked),)), 2)
+    pool = view(total, store.view(), 1, {name: store.aux(name) for name in ("loss", "margin", "norm")})
+    out: dict[str, float] = {"rows": total}
+    for name in ("grad_dot", "grad_dot", "grad_cos", "datainf", "fisher", "ekfac", "outlier_gradients"):
+        watch = Watch()
+        watch.start()
+        plugins.load("scorer", name).score(pool, queries)
+        watch.ended.set()
+        watch.join()
+        out[name] = round(watch.peak, 1)  # the first call loads libraries, and is overwritten
+    print(json.dumps(out))
+
+
+def add_memory(out: Path, sizes: list[int]) -> None:
+    rows = []
+    for total in sizes:
+        with tempfile.TemporaryDirectory() as home:
+            text, _ = start_process("memory-child", Path(home) / "s", total).communicate()
+            rows.append(json.loads(text.splitlines()[-1]))
+            print(rows[-1], flush=True)
+    content = json.loads(out.read_text("utf-8"))
+    content["scorer_extra_mib"] = rows
+    out.write_text(json.dumps(content, indent=1) + "\n", "utf-8")
+
+
 def worker(folder: Path, total: int, number: int, workers: int) -> None:
     GradientStore(folder, spec(total)).fill(compute, worker=number, workers=workers)
 
@@ -227,6 +276,10 @@ def main(out: Path, sizes: list[int]) -> None:
 if __name__ == "__main__":
     if sys.argv[1] == "child":
         child(Path(sys.argv[2]), int(sys.argv[3]))
+    elif sys.argv[1] == "memory-child":
+        memory(Path(sys.argv[2]), int(sys.argv[3]))
+    elif sys.argv[1] == "memory":
+        add_memory(Path(sys.argv[2]), [int(a) for a in sys.argv[3:]] or [10_000, 50_000, 200_000])
     elif sys.argv[1] == "worker":
         worker(Path(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]), int(sys.argv[5]))
     else:

@@ -89,14 +89,19 @@ class Tarot:
         sure = _layered(order, depth, len(distance))
         if len(sure) >= budget:
             return sure[:budget]
-        free = np.setdiff1d(np.arange(len(distance)), sure)
-        layer = np.setdiff1d(order[:, depth], sure) if depth < order.shape[1] else np.array([], dtype=np.int64)
-        candidates = np.concatenate([layer, np.setdiff1d(free, layer)]).astype(np.int64)
-        potential = transport(distance[candidates], self.config.blur)[1]
         missing = budget - len(sure)
-        ahead = np.argsort(-potential[: len(layer)], kind="stable")
-        rest = len(layer) + np.argsort(-potential[len(layer) :], kind="stable")
-        return np.concatenate([sure, candidates[np.concatenate([ahead, rest])][:missing]])
+        layer = np.setdiff1d(order[:, depth], sure) if depth < order.shape[1] else np.array([], dtype=np.int64)
+        if len(layer) >= missing:
+            return np.concatenate([sure, self._best(distance, layer, missing)])
+        taken = np.concatenate([sure, layer])
+        free = np.setdiff1d(np.arange(len(distance)), taken)
+        return np.concatenate([taken, self._best(distance, free, missing - len(layer))])
+
+    def _best(self, distance: Float64Array, candidates: Int64Array, count: int) -> Int64Array:
+        """Return the candidates with the best potentials; transport is solved among them alone, which is a layer of
+        at most one row per query and not the whole pool."""
+        potential = transport(distance[candidates], self.config.blur)[1]
+        return candidates[np.argsort(-potential, kind="stable")[:count]]
 
     def _layers(self, distance: Float64Array, order: Int64Array, rng: np.random.Generator) -> int:
         """Return the number of layers that brings the kept rows closest to queries that did not choose them."""
