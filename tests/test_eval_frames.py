@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 from sklearn import metrics as reference
 
+from eval.benchmarks import needle
+from eval.benchmarks import ucf_crime as ucf_benchmark
+from eval.benchmarks import xd_violence as xd_benchmark
 from eval.metrics.frames import FrameScores, frame_truth, nearest_moments, repeat_snippets, ucf_crime, xd_violence
+from eval.runner import RunRequest, run
+from eval.score import Scoring, score
+from eval.types import Prediction
+from guard.errors import UsageError
 
 TOLERANCE = 1e-9
 
@@ -94,3 +104,64 @@ def test_frames_without_a_violation_have_no_ranking() -> None:
 def test_a_span_must_run_forwards() -> None:
     with pytest.raises(ValueError, match="span"):
         frame_truth(10, [(5, 2)])
+
+
+class Oracle:
+    """Answers with a moment for every frame, high where the label file says so."""
+
+    name = "oracle"
+    kinds = frozenset({"video"})
+    signature = MappingProxyType({})
+
+    def __init__(self, truth: dict[str, list[tuple[int, int]]], fps: float) -> None:
+        self._truth, self._fps = truth, fps
+
+    def predict(self, samples, policies):
+        for sample in samples:
+            spans = self._truth[sample.id]
+            hit = [any(start <= f < end for start, end in spans) for f in range(8)]
+            yield Prediction(
+                id=sample.id,
+                status="ok",
+                moments=tuple(f / self._fps for f in range(8)),
+                moment_scores=tuple(0.9 if h else 0.1 for h in hit),
+                segments=tuple((s / self._fps, e / self._fps, "illegal.fire", 0.9) for s, e in spans),
+                scores={"illegal.fire": 0.9 if any(hit) else 0.1},
+                flagged=("illegal.fire",) if any(hit) else (),
+            )
+
+    def close(self) -> None:
+        pass
+
+
+@pytest.mark.parametrize("module", [ucf_benchmark, xd_benchmark])
+def test_an_oracle_is_perfect_frame_by_frame(module, tmp_path: Path) -> None:
+    """From label file to metric: frames, moments and spans agree on what a frame's number is."""
+    made = module.tiny()
+    truth = {item.sample.id: list(item.gold.spans_frames or ()) for item in made.items}
+    run(made, Oracle(truth, 8.0), RunRequest(out=tmp_path / "run"))
+    (found,) = score(tmp_path / "run", Scoring(draws=0))["protocols"].values()
+    assert found["videos"] == 3
+    assert found["skipped"] == 0
+    assert found["average_precision"] == 1.0
+    assert found.get("auroc", 1.0) == 1.0
+    worst = {key: [] for key in truth}
+    run(made, Oracle(worst, 8.0), RunRequest(out=tmp_path / "blind"))
+    (blind,) = score(tmp_path / "blind", Scoring(draws=0))["protocols"].values()
+    assert blind["average_precision"] == pytest.approx(blind["prevalence"])
+
+
+def test_segments_of_an_oracle_overlap_wholly(tmp_path: Path) -> None:
+    made = needle.build(needle.Config(seconds=6.0, repeats=1, data=tmp_path / "clips"))
+    spans = {item.sample.id: item.gold.spans_seconds or () for item in made.items}
+    frames = {key: [(start * 8, end * 8) for start, end in value] for key, value in spans.items()}
+    run(made, Oracle(frames, 8.0), RunRequest(out=tmp_path / "run"))
+    found = score(tmp_path / "run", Scoring(draws=0))["protocols"]["spans"]
+    assert found["segment_ap_0.7"] == 1.0
+    assert found["mean_iou"] == pytest.approx(1.0)
+    assert found["duration_f1"] == pytest.approx(1.0)
+
+
+def test_a_needle_longer_than_the_haystack_is_refused() -> None:
+    with pytest.raises(UsageError, match="more than 5 s"):
+        needle.build(needle.Config(seconds=5.0))

@@ -12,6 +12,7 @@ from eval.painting import calm, flames, inserted
 from eval.rendering import scratch
 from eval.suites import Rendered, about_suite, finish_suite
 from eval.types import Benchmark, Column, Gold
+from guard.errors import UsageError
 
 LENGTHS_SECONDS = (0.25, 0.5, 1.0, 2.0, 5.0)
 ABOUT = about_suite(
@@ -35,7 +36,13 @@ class Config:
 
 
 def build(config: Config) -> Benchmark:
-    """Render the suite."""
+    """Render the suite. Raises `UsageError` where the longest event does not fit."""
+    if config.seconds <= max(LENGTHS_SECONDS) or config.repeats < 1:
+        longest = max(LENGTHS_SECONDS)
+        raise UsageError(
+            f"needle needs clips of more than {longest:g} s and at least one repeat; "
+            f"got seconds={config.seconds:g} and repeats={config.repeats}."
+        )
     settings = f"{config.seconds} {config.repeats} {config.seed}"
     folder = config.data or scratch()
     return finish_suite("needle", ABOUT, COLUMNS, _clips(config), folder, settings=settings, protocols=("spans",))
