@@ -1,8 +1,8 @@
 """Linear datamodelling score of our scorers and of four libraries, in one process, on the same models (scikit-learn
 digits).
 
-Usage: python benchmarks/influence_lds.py OUT.json   (needs kronfluence, traker, dattri, captum and scikit-learn;
-torch 2.13)
+Usage: python benchmarks/influence_lds.py OUT.json [PARTS]
+(PARTS: folder to go on in; needs kronfluence, traker, dattri, captum and scikit-learn; torch 2.13)
 
 1,000 training rows, 300 queries, an MLP 64-64-10; truth is 100 random halves x 5 seeds, trained side by side.
 Seconds are for scoring 1,000 x 300 pairs from a trained model, gradients included, one thread; the best of 3 base
@@ -13,14 +13,19 @@ from __future__ import annotations
 
 import json
 import os
+import pickle
 import platform
 import resource
 import sys
+import tempfile
 import time
 import warnings
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 warnings.filterwarnings("ignore")
@@ -110,17 +115,23 @@ def describe_light(head: WarmUp, view: FeatureView, *, training: bool) -> Featur
     return replace(view, gradients=gradients, adam=adam, aux=facts)
 
 
-def kronfluence_scores(model: nn.Module, xt: Any, yt: Any, xq: Any, yq: Any, damping: float | None) -> np.ndarray:
+def kronfluence_scores(
+    model: nn.Module, xt: Any, yt: Any, xq: Any, yq: Any, damping: float | None, *, as_it_comes: bool = False
+) -> np.ndarray:
+    """Through our adapter, which keeps the library's garbage collections short, or with those at full length."""
     from torch.utils.data import TensorDataset
 
+    from data_filter.scorers import kronfluence
     from data_filter.scorers.kronfluence import pairwise
 
     rows, asked = (TensorDataset(x, nn.functional.one_hot(y, 10).float()) for x, y in ((xt, yt), (xq, yq)))
-    return pairwise(model, rows, asked, "softmax", damping)
+    if not as_it_comes:
+        return pairwise(model, rows, asked, "softmax", damping)
+    with mock.patch.object(kronfluence, "_few_objects", nullcontext):
+        return pairwise(model, rows, asked, "softmax", damping)
 
 
 def traker_scores(model: nn.Module, xt: Any, yt: Any, xq: Any, yq: Any, width: int) -> np.ndarray:
-    import tempfile
 
     from trak import TRAKer
     from trak.projectors import BasicProjector, ProjectionType
@@ -177,7 +188,6 @@ def dattri_scores(model: nn.Module, xt: Any, yt: Any, xq: Any, yq: Any, method: 
 
 
 def captum_scores(model: nn.Module, xt: Any, yt: Any, xq: Any, yq: Any) -> np.ndarray:
-    import tempfile
 
     from captum.influence import TracInCP, TracInCPFast
     from torch.utils.data import TensorDataset
@@ -203,6 +213,9 @@ def peers(train: FeatureView, queries: FeatureView, truth: lds.Truth, head: Warm
     yt, yq = (torch.from_numpy(v.targets.argmax(axis=1)) for v in (train, queries))
     calls = {
         "kronfluence ekfac, damping None": lambda m: kronfluence_scores(m, xt, yt, xq, yq, None),
+        "kronfluence ekfac, damping None, collecting garbage": lambda m: kronfluence_scores(
+            m, xt, yt, xq, yq, None, as_it_comes=True
+        ),
         "kronfluence ekfac, damping 1e-8 (default)": lambda m: kronfluence_scores(m, xt, yt, xq, yq, 1e-8),
         "kronfluence ekfac, damping 1e-3": lambda m: kronfluence_scores(m, xt, yt, xq, yq, 1e-3),
         "traker (1 model, 512)": lambda m: traker_scores(m, xt, yt, xq, yq, 512),
@@ -252,25 +265,38 @@ def tuned(train: FeatureView, validation: FeatureView, seed: int) -> dict[str, f
     return found
 
 
-def main(out: Path) -> None:
-    results: list[dict] = []
-    damping: dict[str, float] = {}
-    ceilings = []
-    for seed in range(int(os.environ.get("BASES", "3"))):
-        train, queries, validation = world(0)
-        if seed == 0:
-            start = time.process_time()
-            truth = lds.retrain(train, queries, SPEC, subsets=100, repeats=5, seed=1)
-            retrain_seconds = time.process_time() - start
-            ceilings.append(truth.ceiling())
-            print("retraining", round(retrain_seconds, 1), "s, ceiling", round(truth.ceiling(), 3), flush=True)
-            damping = tuned(train, validation, seed)
-        head = warm_up(train, config(seed))
-        found = ours(train, queries, truth, head, damping)
-        for name, row in found.items():
-            print("ours", name, row, flush=True)
-        found.update(peers(train, queries, truth, head, first=seed == 0))
-        results.append(found)
+def kept(path: Path, make: Callable[[], Any]) -> Any:
+    """Return what an earlier run left in `path`, or make it: a run that stopped goes on."""
+    if not path.exists():
+        value = make()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(pickle.dumps(value))
+    return pickle.loads(path.read_bytes())  # noqa: S301  # our own file
+
+
+def retrained(train: FeatureView, queries: FeatureView) -> tuple[lds.Truth, float]:
+    start = time.process_time()
+    truth = lds.retrain(train, queries, SPEC, subsets=100, repeats=5, seed=1)
+    return truth, time.process_time() - start
+
+
+def base(seed: int, truth: lds.Truth, damping: dict[str, float]) -> dict:
+    train, queries, _ = world(0)
+    head = warm_up(train, config(seed))
+    found = ours(train, queries, truth, head, damping)
+    for name, row in found.items():
+        print("ours", name, row, flush=True)
+    found.update(peers(train, queries, truth, head, first=seed == 0))
+    return found
+
+
+def main(out: Path, parts: Path) -> None:
+    train, queries, validation = world(0)
+    truth, retrain_seconds = kept(parts / "truth.pickle", lambda: retrained(train, queries))
+    print("retraining", round(retrain_seconds, 1), "s, ceiling", round(truth.ceiling(), 3), flush=True)
+    damping = kept(parts / "damping.pickle", lambda: tuned(train, validation, 0))
+    seeds = range(int(os.environ.get("BASES", "3")))
+    results = [kept(parts / f"base{s}.pickle", lambda s=s: base(s, truth, damping)) for s in seeds]
     table = {}
     for name in results[0]:
         rows = [r[name] for r in results if "lds" in r.get(name, {})]
@@ -290,7 +316,7 @@ def main(out: Path) -> None:
         "python": platform.python_version(),
         "torch": torch.__version__,
         "base_models": len(results),
-        "ceiling": round(ceilings[0], 4),
+        "ceiling": round(truth.ceiling(), 4),
         "retrain_seconds_500_models": round(retrain_seconds, 1),
         "damping_tuned_on_other_queries": damping,
         "peak_rss_mib": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
@@ -301,4 +327,8 @@ def main(out: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    if len(sys.argv) > 2:
+        main(Path(sys.argv[1]), Path(sys.argv[2]))
+    else:
+        with tempfile.TemporaryDirectory() as folder:
+            main(Path(sys.argv[1]), Path(folder))
