@@ -156,7 +156,8 @@ def compare(
 def redecide(verdict: Mapping[str, Any], policy: Policy) -> Decision:
     """Return what the stored scores and checks amount to under `policy`. Pure; the rules are those of `guard.verdict`.
 
-    A rule that the slow path settled stays as it said, whatever the thresholds: it answered the same question.
+    A rule that the slow path settled stays as it said, whatever the thresholds: it answered the same question. Verdicts
+    keep six digits of a score; one that ties with a threshold may fall to its other side here.
     """
     found = {rule.category: _finding(verdict, rule, policy) for rule in policy.active()}
     if any(finding == "violation" and policy.rules[c].state == "block" for c, finding in found.items()):
