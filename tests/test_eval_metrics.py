@@ -66,6 +66,28 @@ def test_weights_are_repetitions(made, seed):
 
 
 @given(SETS)
+def test_the_layout_of_counts_agrees_with_the_plain_functions(made):
+    truth, flags, score = made
+    known = np.random.default_rng(5).random(truth.shape) < 0.7
+    full = known.all(axis=1)
+    held = np.random.default_rng(6).random(len(truth)) < 0.5
+    found = Strict(truth, flags, score, known=known, withheld=held, columns=("a", "b", "c"))()
+    for name in ("exact_match", "jaccard", "hamming_accuracy", "sample_f1"):
+        assert found[name] == pytest.approx(getattr(multilabel, name)(truth[full], flags[full])), name
+    counts = multilabel.per_category(truth, flags, known)
+    for name, count in zip("abc", counts, strict=True):
+        assert found[f"{name}/f1"] == count.f1
+        assert found[f"{name}/false_positive_rate"] == count.false_positive_rate
+    assert found["micro/f1"] == multilabel.micro(counts).f1
+    unsafe = truth.any(axis=1)
+    assert found["binary/leakage"] == confusion(unsafe, flags.any(axis=1)).leakage
+    assert found["withheld/false_refusal"] == confusion(unsafe, held).false_positive_rate
+    rows = known[:, 1]
+    assert found["b/auroc"] == auroc(truth[rows, 1], score[rows, 1])
+    assert found["b/recall_at_fpr_0.05"] == recall_at_fpr(truth[rows, 1], score[rows, 1], 0.05)
+
+
+@given(SETS)
 def test_multilabel_agrees_with_scikit_learn(made):
     truth, flags, _ = made
     assert multilabel.exact_match(truth, flags) == pytest.approx(reference.accuracy_score(truth, flags))
