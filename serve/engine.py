@@ -14,7 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from guard.config import Settings
 from guard.errors import Capacity
+from guard.interfaces import Detector
 from guard.types import Policy, Verdict
+from serve.micro_batches import coalesce
 from serve.settings import ServeSettings
 from serve.text_batches import TextBatcher
 
@@ -49,11 +51,12 @@ class Engine:
         from serve.scan import share_cores
 
         self.settings = settings
+        self._lock = threading.Lock()
         self._max_pending = serve.max_pending_media
-        self._base = Guard.load(settings)
+        self._detectors: dict[tuple[str, str], Detector] = {}
+        self._base = self._sharing(Guard.load(settings))
         share_cores(settings.workers)
         self._held: OrderedDict[str, _Held] = OrderedDict({_key(self._base.policy): _Held(self._base, users=1)})
-        self._lock = threading.Lock()
         self._pending = 0
         threads = settings.workers + (_WAITING_FOR_SLOW if settings.slow_url else 0)
         self._pool = ThreadPoolExecutor(max_workers=threads, thread_name_prefix="guard-media")
@@ -176,11 +179,20 @@ class Engine:
         """Build the guard of another policy over the decoder processes that are there."""
         from guard.api import Guard
 
-        guard = Guard.load(self.settings, policy=policy)
+        guard = self._sharing(Guard.load(self.settings, policy=policy))
         own = guard.pipeline.stages.decoder
         guard.pipeline.stages = replace(guard.pipeline.stages, decoder=self._base.pipeline.stages.decoder)
         if guard.pipeline.stages.judge is None:  # a judge fetches its pictures through the decoder it was built with
             getattr(own, "close", lambda: None)()
+        return guard
+
+    def _sharing(self, guard: Guard) -> Guard:
+        """Put the detectors that are loaded already in place of their like: models are held once for all policies."""
+        stages = guard.pipeline.stages
+        with self._lock:
+            shared = tuple(self._detectors.setdefault((d.name, d.fingerprint), d) for d in stages.detectors)
+        coalesce(shared)
+        guard.pipeline.stages = replace(stages, detectors=shared)
         return guard
 
     @staticmethod

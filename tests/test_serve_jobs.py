@@ -501,3 +501,76 @@ def test_a_clip_that_takes_too_long_goes_on_as_a_job(tmp_path: Path, clip: bytes
         assert (answer.status_code, answer.json()["code"]) == (504, "sync_timeout")
         assert answer.headers["x-should-retry"] == "false"
         assert ended(client, answer.headers["location"].rsplit("/", 1)[1])["status"] == "succeeded"
+
+
+def test_what_the_vlm_should_have_settled_goes_to_review_degraded_when_it_is_down(tmp_path: Path, clip: bytes) -> None:
+    down = {"slow_url": "http://127.0.0.1:9/v1", "slow_model": "nobody", "policy": "default"}
+    with (
+        serving.running(tmp_path, run=start_workers, settings=down, poll_seconds=0.05) as server,
+        server.client("submit", "read", "review") as client,
+    ):
+        job = ended(client, submit(client, clip).json()["id"])
+        assert (job["status"], job["decision"], job["degraded"]) == ("succeeded", "review", True)
+        result = client.get(f"/v1/jobs/{job['id']}/result").json()
+        assert result["verdict"]["error"]["code"] == "vlm_unavailable"
+        url = f"data:video/mp4;base64,{base64.b64encode(clip).decode()}"
+        body = {"input": [{"type": "video_url", "video_url": {"url": url}}]}
+        now = client.post("/v1/moderations", json=body).json()["results"][0]
+        assert (now["decision"], now["degraded"], now["flagged"]) == ("review", True, True)
+        with server.service.database.read() as session:
+            assert session.scalars(select(ReviewItem.reason)).all() == ["degraded"]
+
+
+def test_a_server_that_is_told_to_stop_puts_its_jobs_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("serve.worker.GRACE_SECONDS", 0.1)
+    long = media.render(frames=900)
+    with (
+        serving.running(tmp_path, run=start_workers, poll_seconds=0.05) as server,
+        server.client("submit", "read") as client,
+    ):
+        job_id = submit(client, long).json()["id"]
+        while client.get(f"/v1/jobs/{job_id}").json()["status"] == "queued":
+            time.sleep(0.02)
+        url = server.service.settings.home / "serve.sqlite3"
+    database = Database(f"sqlite:///{url}")
+    with database.read() as session:
+        job = session.get_one(Job, job_id)
+        assert (job.status, job.lease_owner, job.attempts) == ("queued", None, 0)
+        assert session.get(Result, job_id) is None
+    database.close()
+
+
+def test_a_tenant_that_has_used_up_its_day_is_told_so(tmp_path: Path, clip: bytes) -> None:
+    with (
+        serving.running(tmp_path, run=start_workers, poll_seconds=0.05, tenant_media_seconds_per_day=1.0) as server,
+        server.client("submit", "read") as client,
+    ):
+        ended(client, submit(client, clip).json()["id"])
+        answer = submit(client, clip)
+        assert (answer.status_code, answer.json()["code"]) == (429, "rate_limited")
+
+
+def test_a_policy_that_has_gone_since_ends_in_undecided(
+    client: httpx.Client, server: serving.Running, clip: bytes
+) -> None:
+    stored = server.service.blobs.put(clip)
+    with server.service.database.write() as session:
+        job = Job(tenant_id="default", source="x", policy="layer:gone", blob=stored.name, sha256=stored.sha256)
+        session.add(job)
+        session.flush()
+        job_id = job.id
+    found = ended(client, job_id)
+    assert (found["decision"], found["error"]["code"]) == ("undecided", "policy_not_found")
+
+
+def test_a_body_that_stops_coming_is_ended(tmp_path: Path) -> None:
+    import socket
+    from urllib.parse import urlsplit
+
+    with serving.running(tmp_path, body_seconds=0.3) as server:
+        where = urlsplit(server.url)
+        with socket.create_connection((where.hostname or "", where.port or 0), timeout=10) as raw:
+            head = f"POST /v1/jobs HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {server.key('submit')}\r\n"
+            kind = "Content-Type: multipart/form-data; boundary=x\r\nContent-Length: 1000\r\n\r\n--x\r\n"
+            raw.sendall((head + kind).encode())
+            assert raw.recv(65536).startswith(b"HTTP/1.1 4")
