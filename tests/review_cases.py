@@ -172,3 +172,76 @@ def add_content(service: Any, database: Database, job_id: str, clip: bytes, *, f
                     score=0.62, blob=kept.name, width=image.shape[1], height=image.shape[0],
                 )
             )  # fmt: skip
+
+
+def moving(number: int) -> Any:
+    """Return frame `number` of a clip with something bright that crosses it, uint8 [180, 320, 3]."""
+    import numpy as np
+
+    image = np.zeros((180, 320, 3), np.uint8)
+    image[:, :, 0] = (np.arange(320)[None, :] + number) % 256
+    image[:, :, 1] = (np.arange(180)[:, None] * 1.4).astype(np.uint8)
+    left = number * 4 % 260
+    image[60:120, left : left + 60] = (230, 220, 40)
+    return image
+
+
+def populate(service: Any, *, tenant: str = "default") -> list[str]:
+    """Fill a service as a fortnight would: a queue, decisions, scores that drift. Returns the jobs in the queue."""
+    import random
+
+    from media import render
+
+    from serve.store.people import Review
+    from serve.store.tables import ScoreHistory
+
+    rng, database = random.Random(1), service.database
+    clip = render(frames=100, fps=10, size=(320, 180), draw=moving)
+    rows = [
+        ("uploads/street_cam_0412.mp4", 0.62, 0.30), ("gen/prompt-8812.webm", 0.82, 0.10),
+        ("=cmd|calc!A0.mp4", 0.34, 0.66), ("<b>party</b>.mp4", 0.91, 0.20), ("holiday \u202egpj.exe.mp4", 0.15, 0.05),
+        ("clip-00017.mp4", 0.55, 0.12), ("concert_front_row.mov", 0.48, 0.40), ("dashcam-front.mp4", 0.20, 0.71),
+    ]  # fmt: skip
+    jobs = []
+    for number, (name, fight, crash) in enumerate(rows):
+        changes: dict[str, Any] = {"decision": "undecided"} if number == 4 else {}
+        if number in (0, 3):
+            changes["judgement"] = judged()
+        scores = {FIGHT: fight, "accidents.road": crash, "violence.fire": 0.08}
+        found = verdict(scores, number=9000 + number, source=name, **changes)
+        jobs.append(
+            add_job(database, found, tenant=tenant, age=timedelta(hours=5 * number), client_ref=f"user-{number}")
+        )
+        add_content(service, database, jobs[-1], clip)
+    reviewer = person(database, "maria", tenant=tenant)
+    earlier = verdict({FIGHT: 0.62}, number=9000, source="same-clip-last-week.mp4")
+    before = add_job(database, earlier, tenant=tenant, age=timedelta(days=6), queued=False)
+    with database.write() as session:
+        session.add(
+            Review(
+                tenant_id=tenant, job_id=before, reviewer=reviewer.key_id, decision="block", categories=[FIGHT],
+                machine_decision="review", agrees=True, seconds_spent=22.0, reason="Two people fight.",
+                created_at=utc_now() - timedelta(days=6),
+            )
+        )  # fmt: skip
+        for number in range(60):
+            session.add(
+                Review(
+                    tenant_id=tenant, job_id=f"job_{number}", reviewer=reviewer.key_id, decision="block",
+                    machine_decision=rng.choice(["review", "block"]), agrees=rng.random() < 0.85,
+                    seconds_spent=abs(rng.gauss(25, 10)), created_at=utc_now() - timedelta(hours=rng.random() * 100),
+                )
+            )  # fmt: skip
+        for _ in range(900):
+            at = utc_now() - timedelta(hours=rng.random() * 24 * 13)
+            middle = 0.2 if at < utc_now() - timedelta(days=7) else 0.4
+            session.add(
+                ScoreHistory(
+                    tenant_id=tenant, at=at, kind=rng.choice(["video", "text", "image"]), policy_hash="f" * 64,
+                    policy_name=rng.choice(["screen", "layer:reviews"]), path=rng.choice(["fast", "fast", "slow"]),
+                    decision=rng.choices(["allow", "review", "block", "undecided"], [70, 18, 9, 3])[0],
+                    latency_ms=abs(rng.gauss(300, 200)), media_seconds=8.0,
+                    scores={FIGHT: min(1.0, max(0.0, rng.gauss(middle, 0.15))), "accidents.road": rng.random() * 0.3},
+                )
+            )  # fmt: skip
+    return jobs

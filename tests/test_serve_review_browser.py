@@ -7,15 +7,15 @@ import os
 import shutil
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
 import serving
 from axe_playwright_python.sync_playwright import Axe
-from media import render
 from playwright.sync_api import Browser, BrowserContext, Page, sync_playwright
 from playwright.sync_api import Error as BrowserError
-from review_cases import FIGHT, add_content, add_job, judged, verdict
+from review_cases import item_of, populate
 from serving import Running
 from sqlalchemy import select
 
@@ -197,46 +197,59 @@ def test_a_reviewers_day(server: Running, context: BrowserContext, clip: bytes) 
     other.get_by_role("button", name="Confirm").click()
     other.get_by_text("The example is answered.").wait_for()
     other.context.close()
+    time.sleep(2.1)  # the tenant's choice of policy is remembered for two seconds
     policy = server.service.policies.resolve("default", None)
     assert policy is not None
     assert sha256 in {e.sha256 for rule in policy.rules.values() for e in rule.exemplars}
 
 
+@pytest.fixture(scope="module")
 def seeded(server: Running) -> str:
-    """Put one item of every kind of part in the queue and return its address."""
-    database = server.service.database
-    shown = verdict({FIGHT: 0.62, "violence.fire": 0.3}, number=77, judgement=judged(), source="<img src=x>\u202e.mp4")
-    job_id = add_job(database, shown, tenant="default")
-    add_content(server.service, database, job_id, render(frames=60))
-    add_job(database, verdict({}, decision="undecided", number=78), tenant="default")
-    from review_cases import item_of
-
-    return f"/review/items/{item_of(database, job_id).id}"
+    """Fill the pages with a fortnight's worth, and return the address of an item with every part there is."""
+    jobs = populate(server.service)
+    return f"/review/items/{item_of(server.service.database, jobs[0]).id}"
 
 
 @pytest.mark.parametrize(("scheme", "width"), [("light", 1280), ("dark", 390)], ids=str)
 def test_no_page_has_a_serious_fault_and_none_scrolls_sideways(
-    server: Running, chromium: Browser, scheme: Any, width: int
+    server: Running, chromium: Browser, seeded: str, scheme: Any, width: int
 ) -> None:
-    address = seeded(server)
     context = chromium.new_context(viewport={"width": width, "height": 844}, color_scheme=scheme)
     page = open_page(context)
     page.goto(f"{server.url}/review/sign-in")
-    _check(page)
+    _check(page, f"sign-in-{scheme}-{width}")
     sign_in(page, server, scopes=("review", "admin"))
-    for path in ("/review", address, "/review/dashboard", "/review/policy?rule=violence#edit", "/review/items/none"):
+    pages = {
+        "queue": "/review",
+        "claim": seeded,
+        "dashboard": "/review/dashboard",
+        "policy": "/review/policy?rule=violence",
+        "error": "/review/items/none",
+    }
+    for name, path in pages.items():
         page.goto(f"{server.url}{path}")
-        _check(page)
-    page.goto(f"{server.url}{address}")
+        if name == "policy":
+            page.get_by_label("Clear below").fill("0.05")
+            page.get_by_label("Block at").fill("0.5")
+            page.get_by_role("button", name="Preview").click()
+        _check(page, f"{name}-{scheme}-{width}")
+    page.goto(f"{server.url}{seeded}")
     page.get_by_role("button", name="Claim it").click()
-    for key in "bxs":
+    page.locator(".mark-button").nth(1).click()
+    for key, name in (("x", "extend"), ("s", "skip"), ("b", "item")):
         page.locator("h1").click()
         page.keyboard.press(key)
-        _check(page)
+        _check(page, f"{name}-{scheme}-{width}")
+    page.get_by_role("button", name="Give back").click()
     context.close()
 
 
-def _check(page: Page) -> None:
+def _check(page: Page, name: str) -> None:
+    """Fail for what axe calls serious; keep a picture where REVIEW_SCREENSHOTS names a folder."""
+    folder = os.environ.get("REVIEW_SCREENSHOTS")
+    if folder:
+        page.wait_for_timeout(300)
+        page.screenshot(path=Path(folder) / f"{name}.png", full_page=True)
     found = Axe().run(page).response["violations"]
     bad = [(v["id"], [n["html"] for n in v["nodes"]]) for v in found if v["impact"] in ("serious", "critical")]
     assert bad == [], page.url
@@ -256,10 +269,12 @@ def test_preferences_and_keys_are_remembered(server: Running, context: BrowserCo
     assert page.evaluate("document.documentElement.dataset.grey") == "on", "single keys are switched off"
 
 
-def test_everything_is_reached_by_tab_and_typing_is_no_command(server: Running, context: BrowserContext) -> None:
+def test_everything_is_reached_by_tab_and_typing_is_no_command(
+    server: Running, context: BrowserContext, seeded: str
+) -> None:
     page = open_page(context)
     sign_in(page, server)
-    page.goto(f"{server.url}{seeded(server)}")
+    page.goto(f"{server.url}{seeded}")
     page.keyboard.press("c")
     page.locator("#decide").wait_for()
     page.keyboard.press("r")
