@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from media import render, write
 
 from guard.api import Guard
 from guard.config import load_settings
@@ -21,10 +22,10 @@ from guard.errors import InvalidConfig
 from guard.types import UInt8Array
 from policies.background import BackgroundFile
 from serve import cli
-from serve.demo_clips import HEIGHT, WIDTH, write_clip
 from serve.failures import Exit
 
 RULE = "custom.shaking_picture"
+WIDTH, HEIGHT, FPS = 176, 128, 14
 ORDINARY, SHAKING = 27, 11
 
 
@@ -35,7 +36,7 @@ def drifting(seed: int) -> Callable[[float], UInt8Array]:
         rng.random((2, 3)),
         rng.uniform(0.2, 1.2, 2),
         rng.uniform(0, 6, 2),
-        rng.uniform(20, 60),
+        rng.uniform(12, 36),
     )
     y, x = np.mgrid[0:HEIGHT, 0:WIDTH].astype(np.float32)
 
@@ -50,12 +51,12 @@ def drifting(seed: int) -> Callable[[float], UInt8Array]:
 def shaking(seed: int) -> Callable[[float], UInt8Array]:
     """A coarse pattern that is somewhere else in every frame."""
     rng = np.random.default_rng(seed)
-    cell = int(rng.integers(14, 22))
+    cell = int(rng.integers(8, 13))
     field = np.kron(rng.random((60, 60)), np.ones((cell, cell)))
     tint = rng.uniform(0.5, 1.0, 3)
 
     def picture(seconds: float) -> UInt8Array:
-        at = np.random.default_rng([seed, round(seconds * 24)]).integers(0, 300, 2)
+        at = np.random.default_rng([seed, round(seconds * FPS)]).integers(0, 240, 2)
         return (255 * field[at[0] : at[0] + HEIGHT, at[1] : at[1] + WIDTH, None] * tint).astype(np.uint8)
 
     return picture
@@ -67,7 +68,9 @@ def clips(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name, made, count in (("ordinary", drifting, ORDINARY), ("shaking", shaking, SHAKING)):
         (folder / name).mkdir()
         for seed in range(count):
-            write_clip(folder / name / f"{seed:02}.mp4", made(seed), 1.0)
+            picture = made(seed)
+            data = render(frames=14, fps=FPS, size=(WIDTH, HEIGHT), draw=lambda number, of=picture: of(number / FPS))
+            write(folder / name / f"{seed:02}.mp4", data)
     return folder
 
 
