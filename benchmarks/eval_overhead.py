@@ -98,6 +98,9 @@ def main(arguments: list[str] | None = None) -> None:
         "scan_cpu_seconds": round(statistics.median(scans), 2),
         "eval_cpu_seconds": round(statistics.median(totals), 2),
         "eval_parts_cpu_seconds": {k: round(statistics.median(one[k] for one in evals), 3) for k in evals[0]},
+        "reading_and_scoring_to_scan": round(
+            statistics.median(one["read"] + one["score"] for one in evals) / statistics.median(scans), 4
+        ),
         "overhead": round(statistics.median(totals) / statistics.median(scans) - 1, 4),
         "overhead_by_run": [round(e / s - 1, 4) for e, s in zip(totals, scans, strict=True)],
         "wall_seconds": {name: [round(v, 1) for v in values] for name, values in wall.items()},

@@ -132,7 +132,7 @@ def _run(
 def report(out: Path, *, draws: int = 1000) -> str:
     """Return the Markdown of what lies below `out`, with the command for each table, and the blank cells."""
     done = [cell for cell in CELLS if (out / cell.key).is_dir()]
-    parts = [_HEAD.format(date=datetime.now(UTC).strftime("%Y-%m-%d"), machine=_machine(out, done))]
+    parts = [_HEAD.format(date=datetime.now(UTC).strftime("%Y-%m-%d"), **_made_by(out, done))]
     about = command.benchmarks()
     parts += [_section(cell, about[cell.benchmark], out / cell.key, draws) for cell in done]
     missing = [cell.key for cell in CELLS if cell not in done]
@@ -147,7 +147,14 @@ Written by `guard eval self` on {date} ({machine}). Each table is followed by th
 Values have 95 % intervals of a bootstrap over whole groups; a dash is a number that is not defined on the data. The
 rows in italics do not look at the sample. "Waved through" is the share of violating samples that were allowed,
 "harmless withheld" the share of harmless ones that were not. No VLM is part of these runs unless a row says so: what
-the fast path cannot settle is `review`, so it is withheld but not flagged.
+the fast path cannot settle is `review`, so it is withheld but not flagged. The shipped weights were those with the
+hash `{weights}`.
+
+VIDEOS is a folder with a manifest of clips, TEXT one with labelled lines (see `guard eval list`); all of it at once:
+
+```
+guard eval self --out RUNS --videos VIDEOS --text TEXT --report results.md
+```
 """
 
 
@@ -221,12 +228,14 @@ def _blank_table(about: Mapping[str, About]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _machine(out: Path, done: Sequence[Cell]) -> str:
-    for cell in done:
-        info = run_dir.read_json(out / cell.key / SYSTEMS[0] / run_dir.RUN)
-        if info is not None:
-            return f"{info['machine']}, no GPU, others at work beside"
-    return "nothing was run"
+def _made_by(out: Path, done: Sequence[Cell]) -> dict[str, str]:
+    """Return machine and weights of the runs; several weights are all named, since they should be one."""
+    infos = [run_dir.read_json(out / cell.key / SYSTEMS[0] / run_dir.RUN) for cell in done]
+    found = [info for info in infos if info is not None]
+    weights = sorted({str(info["signature"]["settings"].get("weights", "none")) for info in found})
+    machines = sorted({str(info["machine"]) for info in found})
+    machine = f"{', '.join(machines)}, no GPU, others at work beside" if machines else "nothing was run"
+    return {"machine": machine, "weights": ", ".join(weights) or "none"}
 
 
 def _short(value: float | None) -> str:

@@ -5,9 +5,12 @@ Text goes the way of `Guard.check_text`. Without `slow_url` this is the fast pat
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
+from importlib import resources
 from itertools import groupby, islice
 from pathlib import Path
 from typing import Any
@@ -77,7 +80,7 @@ class Cascade:
         plain = self._settings.model_dump(mode="json", include=keep)
         if plain["slow_url"]:
             plain["slow_url"] = plain["slow_url"].rpartition("@")[2]
-        return {**plain, "policy": self._config.policy}
+        return {**plain, "policy": self._config.policy, "weights": weights_hash()}
 
     def predict(self, samples: Iterable[Sample], policies: Mapping[str, Policy]) -> Iterator[Prediction]:
         """Yield one prediction per sample; samples of one policy and kind that follow each other share a guard."""
@@ -126,6 +129,16 @@ class Cascade:
         if self._guard is not None:
             self._guard[1].close()
             self._guard = None
+
+
+@cache
+def weights_hash() -> str:
+    """Return 16 hex digits over the shipped weights and calibrations: other weights give other answers."""
+    folder = Path(str(resources.files("fast_path").joinpath("weights")))
+    digest = hashlib.sha256()
+    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
+        digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())
+    return digest.hexdigest()[:16]
 
 
 def batched(samples: Iterable[Sample], size: int) -> Iterator[list[Sample]]:
