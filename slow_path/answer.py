@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationError
 
 from guard.types import Judgement, JudgementStatus, Observation, RuleCheck, Violated, require
 from slow_path.confidence import label_confidences
@@ -66,7 +67,8 @@ class Question:
 def schema(question: Question) -> dict[str, Any]:
     """Return the JSON schema (2020-12) for structured decoding of an answer to `question`."""
     limits = question.limits
-    time = {"enum": list(question.times_seconds)}
+    # As text: xgrammar 0.2.8 makes the number 0.3 of an enumeration 0.29999999999999999, which models then must write.
+    time = {"enum": [str(t) for t in question.times_seconds]}
     text = _text(limits.text_chars)
     span = _object({"start_seconds": time, "end_seconds": time})
     check = _object(
@@ -107,7 +109,15 @@ class _Strict(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-Seconds = Annotated[float, Field(allow_inf_nan=False, ge=0)]
+_PLAIN_NUMBER = re.compile(r"\d{1,7}(\.\d{1,6})?")
+
+
+def _number(given: Any) -> Any:
+    return float(given) if isinstance(given, str) and _PLAIN_NUMBER.fullmatch(given) else given
+
+
+Seconds = Annotated[float, BeforeValidator(_number), Field(allow_inf_nan=False, ge=0)]
+"""A time as the schema has it, `"1.5"`, or as a number, which a model without a grammar may write."""
 
 
 class _Observation(_Strict):

@@ -196,19 +196,19 @@ def right_answer(clip: Clip, question: Question) -> str:
         times = evidence(clip, rule)
         why = "in this order" if "_before_" in rule else "shown"
         why = why if times else f"not {why}"
-        checks[rule] = {"evidence_seconds": list(times), "why": why, "violated": "yes" if times else "no"}
+        checks[rule] = {"evidence_seconds": [str(t) for t in times], "why": why, "violated": "yes" if times else "no"}
     violated = [rule for rule in question.rules if evidence(clip, rule)]
     cited = [t for rule in violated for t in evidence(clip, rule)]
     answer = {
         "observations": [
-            {"start_seconds": t, "end_seconds": t, "text": seen_at(clip, index)}
+            {"start_seconds": str(t), "end_seconds": str(t), "text": seen_at(clip, index)}
             for index, t in enumerate(clip.times_seconds)
         ],
         "checks": checks,
         "counter_evidence": [],
         "categories": violated,
         "severity": 2 if violated else 0,
-        "span": {"start_seconds": min(cited), "end_seconds": max(cited)} if cited else None,
+        "span": {"start_seconds": str(min(cited)), "end_seconds": str(max(cited))} if cited else None,
         "reason": f"The video breaks {len(violated)} rule{'s' * (len(violated) > 1)}."
         if violated
         else "No rule is broken.",

@@ -27,15 +27,15 @@ PHRASES = (
     *(f"\n\nRule {number}: custom." for number in (2, 3, 4)), " (shape)", "Frame at ", " s:",
     "Answer in JSON.",
     "Does the video violate the rule custom.", "? Answer with one word, yes or no.",
-    '{"observations":[{"start_seconds":', ',"end_seconds":', ',"text":"', '"},{"start_seconds":',
-    '"}],"checks":{"custom.', '":{"evidence_seconds":[',
-    '":{"evidence_seconds":[],"why":"', '],"why":"', '","violated":"', '"},"custom.',
+    '{"observations":[{"start_seconds":"', '","end_seconds":"', '","text":"', '"},{"start_seconds":"',
+    '"}],"checks":{"custom.', '":{"evidence_seconds":["',
+    '":{"evidence_seconds":[],"why":"', '"],"why":"', '","violated":"', '"},"custom.',
     '"}},"counter_evidence":[],"categories":[', '"custom.', '","custom.', '"],"severity":', '],"severity":',
-    ',"span":null,"reason":"', ',"span":{"start_seconds":', '},"reason":"', '"}',
+    ',"span":null,"reason":"', ',"span":{"start_seconds":"', '"},"reason":"', '"}',
     *rendered.KINDS, "nothing", "_before_", " is shown before ", " is shown",
     "shown", "not shown", "in this order", "not in this order", "The video breaks 1 rule.",
     *(f"The video breaks {count} rules." for count in (2, 3, 4)), "No rule is broken.",
-    *TIMES,
+    *TIMES, '","',
 )  # fmt: skip
 """Wording that the task never varies, and the times up to ten seconds: one token each for a small model."""
 CONCLUSIONS = '"}],"checks":{'

@@ -98,7 +98,7 @@ def cut(text: str, rules: Sequence[str]) -> str:
     violated = [rule for rule in rules if checks[rule]["violated"] == "yes"]
     changed = set(violated) != set(whole["categories"])
     cited = [t for rule in violated for t in checks[rule]["evidence_seconds"]]
-    span = {"start_seconds": min(cited), "end_seconds": max(cited)} if cited else None
+    span = {"start_seconds": min(cited, key=float), "end_seconds": max(cited, key=float)} if cited else None
     reason = whole["reason"] if not changed else checks[violated[0]]["why"] if violated else "No rule is broken."
     made = {
         "observations": whole["observations"],

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import math
+import shutil
 import time
 import warnings
 from collections.abc import Callable
@@ -126,6 +127,8 @@ def fit(
         if late and step + 1 < settings.steps:
             return Trained(folder=out, steps=step + 1, losses=tuple(losses))
     _write(accelerator.unwrap_model(network), encoder, out)
+    if settings.lora_rank == 0:
+        _copy_rest(Path(model), out)
     return Trained(folder=out, steps=settings.steps, losses=tuple(losses))
 
 
@@ -197,3 +200,10 @@ def _write(network: Any, encoder: Encoder, out: Path) -> None:
     network.save_pretrained(str(out))
     encoder.tokenizer.save_pretrained(str(out))
     encoder.images.save_pretrained(str(out))
+
+
+def _copy_rest(model: Path, out: Path) -> None:
+    """Copy the small files that servers want beside a whole model and that nothing here changes."""
+    for file in model.glob("*.json") if model.is_dir() else ():
+        if not (out / file.name).exists() and not file.name.endswith(".index.json"):
+            shutil.copy(file, out / file.name)

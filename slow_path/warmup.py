@@ -37,7 +37,7 @@ def picture(seed: int, *, side: int = 56) -> tuple[Any, int]:
     return decode(encode(drawn, FrameBudget(longest_side_px=side))), label
 
 
-def warm_vision(folder: Path, *, steps: int, batch: int = 48, learning_rate: float = 2e-3, seed: int = 0) -> float:
+def warm_vision(folder: Path, *, steps: int, batch: int = 48, learning_rate: float = 1e-3, seed: int = 0) -> float:
     """Train the vision tower of the model in `folder`, in place; return the accuracy over the last tenth of the
     steps."""
     import torch

@@ -17,15 +17,15 @@ QUESTION = Question(rules=("violence", "illegal.fire"), times_seconds=(0.0, 1.5,
 
 def answer(**changes: Any) -> dict[str, Any]:
     made: dict[str, Any] = {
-        "observations": [{"start_seconds": 0.0, "end_seconds": 1.5, "text": "two men fight"}],
+        "observations": [{"start_seconds": "0.0", "end_seconds": "1.5", "text": "two men fight"}],
         "checks": {
-            "violence": {"evidence_seconds": [1.5, 0.0], "why": "blows", "violated": "yes"},
+            "violence": {"evidence_seconds": ["1.5", "0.0"], "why": "blows", "violated": "yes"},
             "illegal.fire": {"evidence_seconds": [], "why": "no flames", "violated": "no"},
         },
         "counter_evidence": ["may be staged"],
         "categories": ["violence"],
         "severity": 2,
-        "span": {"start_seconds": 0.0, "end_seconds": 1.5},
+        "span": {"start_seconds": "0.0", "end_seconds": "1.5"},
         "reason": "The video shows a fight.",
     }
     return made | changes
@@ -52,6 +52,15 @@ def test_reads_a_right_answer() -> None:
     assert judgement.checks[0].evidence_seconds == (0.0, 1.5), "sorted"
     # p = 0.9 for the label, 0.1 for its rival, and `unsure`, which was not listed, at most what is left: nothing.
     assert judgement.confidence == pytest.approx(0.9, abs=1e-6)
+
+
+def test_times_are_text_in_the_form_and_numbers_are_read_as_well() -> None:
+    assert '"enum": ["0.0", "1.5", "3.0"]' in json.dumps(schema(QUESTION)), "as printed beside the frames"
+    numbers = {"start_seconds": 0, "end_seconds": 1.5}
+    assert read(answer(span=numbers)).span_seconds == read(answer()).span_seconds == (0.0, 1.5)
+    for wrong in ("1,5", "0x1", "1e0", " 1.5", "-1.5", "", "nan", True, None):
+        broken = answer(span={"start_seconds": "0.0", "end_seconds": wrong})
+        assert read(broken).error_code == "vlm_invalid_schema", wrong
 
 
 def test_the_answer_form_fits_its_own_schema() -> None:
@@ -97,7 +106,7 @@ def test_a_missing_rule_is_partial() -> None:
     [
         "I cannot help with that.",
         '{"observations": [',
-        json.dumps(answer()).replace("1.5", "NaN"),
+        json.dumps(answer()).replace('"1.5"', "NaN"),
         json.dumps(answer()).replace('"severity": 2', '"severity": 2, "severity": 0'),
         json.dumps(answer()) + " and so it is safe",
         "[" * 100_000,

@@ -40,7 +40,7 @@ def test_a_phrase_is_one_token_and_a_picture_costs_what_the_shape_says(tmp_path:
     made = rendered_examples.example(0)
     pieces = [encoder.tokenizer.decode([i]) for i in encoder.tokenizer(made.answer)["input_ids"]]
     assert "".join(pieces) == made.answer
-    assert pieces[0] == '{"observations":[{"start_seconds":'
+    assert pieces[0] == '{"observations":[{"start_seconds":"'
     assert len(pieces) < 140
     ids, _ = encoder.prompt(made.request)
     assert ids.count(encoder.image_id) == made.request.images == 6

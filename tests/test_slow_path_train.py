@@ -87,6 +87,7 @@ def test_full_training_writes_a_model_that_loads(model: Path, tmp_path: Path) ->
     fit(model, rendered_examples.example, tmp_path / "out", settings(steps=2, lora_rank=0))
     loaded = load_model(tmp_path / "out")
     assert type(loaded).__name__ == "Qwen2VLForConditionalGeneration"
+    assert {f.name for f in model.glob("*.json")} <= {f.name for f in (tmp_path / "out").iterdir()}, "as vLLM wants it"
     assert Encoder(tmp_path / "out").tokenizer.chat_template == tiny_vlm.CHAT_TEMPLATE
 
 
