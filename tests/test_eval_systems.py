@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Iterator
 from dataclasses import replace
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib.util import find_spec
 from pathlib import Path
+from threading import Thread
+from typing import ClassVar
 
 import numpy as np
 import pytest
@@ -259,3 +263,67 @@ def test_a_sample_shows_only_what_it_may() -> None:
         Prediction(id="x", status="ok", scores={"a": float(np.float64(1.2))})
     with pytest.raises(ValueError, match="code"):
         Prediction(id="x", status="parse_error")
+
+
+class Endpoint(BaseHTTPRequestHandler):
+    """A moderation server that flags the word kill, and breaks on the word break."""
+
+    seen: ClassVar[list] = []
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        text = json.dumps(body["input"])
+        Endpoint.seen.append(body["input"])
+        if "break" in text:
+            self.send_response(400)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        hit = "kill" in text
+        result = {
+            "flagged": hit,
+            "categories": {"violence": hit, "self-harm": False},
+            "category_scores": {"violence": 0.9 if hit else 0.1, "self-harm": 0.0},
+        }
+        data = json.dumps({"id": "m", "model": "m", "results": [result]}).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(data)))
+        self.end_headers()
+        self.wfile.write(data)
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[str]:
+    Endpoint.seen = []
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Endpoint)
+    thread = Thread(target=server.serve_forever, daemon=True)
+    thread.start()
+    yield f"http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def test_a_moderation_endpoint_is_asked_over_the_wire(endpoint: str, clip: Sample) -> None:
+    texts = ("I will kill you", "good morning", "please break")
+    samples = [Sample(id=f"{i:016x}", kind="text", text=text) for i, text in enumerate(texts)]
+    system = moderations.build(moderations.Config(base_url=endpoint, frames=3, longest_side_px=64))
+    found = list(system.predict([*samples, clip], {"": POLICY}))
+    system.close()
+    assert [p.flagged for p in found] == [("violence",), (), (), ()]
+    assert found[1].scores["violence"] == pytest.approx(0.1)
+    assert (found[2].status, found[2].code) == ("generation_error", "http_400")
+    assert found[3].frames == 3
+    pictures = [one for one in Endpoint.seen if isinstance(one, list)]
+    assert len(pictures) == 3
+    assert all(one[0]["image_url"]["url"].startswith("data:image/jpeg;base64,") for one in pictures)
+
+
+def test_a_server_that_is_down_stops_the_run() -> None:
+    system = moderations.build(moderations.Config(base_url="http://127.0.0.1:9/v1"))
+    with pytest.raises(VlmUnavailable, match="cannot be reached"):
+        list(system.predict([TEXT], {"": POLICY}))
