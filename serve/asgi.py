@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 
@@ -23,6 +24,9 @@ _SWITCH_SECONDS = 0.001
 
 def create() -> FastAPI:
     """Return the application of this process's environment."""
+    logging.basicConfig(level=logging.WARNING, format="%(levelname)s %(name)s: %(message)s")
+    for name in ("serve.access", "uvicorn.error"):
+        logging.getLogger(name).setLevel(logging.INFO)
     sys.setswitchinterval(_SWITCH_SECONDS)
     settings, serve = load_settings(), load_serve_settings()
     without_jobs = bool(os.environ.get(JOBS_VARIABLE))

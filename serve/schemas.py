@@ -322,3 +322,16 @@ class EndpointBody(Request):
     events: Annotated[list[Annotated[str, StringConstraints(max_length=64)]], Field(max_length=32)] = []
     """Event types; none means all."""
     description: Annotated[str, StringConstraints(max_length=200)] = ""
+
+
+class HoldBody(Request):
+    """Set or lift a legal hold."""
+
+    hold: bool
+    reason: Annotated[str, StringConstraints(min_length=1, max_length=255)]
+
+
+class OwnPolicyBody(Request):
+    """The policy where a request names none; null for that of the service."""
+
+    policy: PolicyName | None

@@ -476,8 +476,8 @@ def test_a_sweep_takes_what_is_over_and_leaves_what_is_held(tmp_path: Path, clip
         for job_id in (first, held):
             ended(client, job_id)
         upload = client.post("/v1/uploads", json={"size_bytes": 10}).json()["id"]
-        with kept.service.database.write() as session:
-            session.get_one(Job, held).hold = True
+        with kept.client("admin") as admin:
+            assert admin.post(f"/v1/jobs/{held}/hold", json={"hold": True, "reason": "asked for"}).status_code == 200
         assert not sweep(kept.service)
         assert sweep(kept.service, utc_now() + timedelta(days=2))["uploads"] == 1
         assert client.get(f"/v1/uploads/{upload}").status_code == 404

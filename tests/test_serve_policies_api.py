@@ -125,6 +125,20 @@ def test_edits_need_the_scope_admin(server: serving.Running) -> None:
         assert client.get("/v1/webhooks").status_code == 403
 
 
+def test_a_tenant_chooses_its_own_policy(server: serving.Running) -> None:
+    with server.client("submit", "read", "admin", tenant="chooser") as client:
+        assert client.put("/v1/policy", json={"policy": "nonsense"}).status_code == 404
+        assert client.put("/v1/policy", json={"policy": "spam"}).json() == client.get("/v1/policy").json()
+        found = client.post("/v1/moderations", json={"input": "hello"}).json()["results"][0]
+        assert found["policy"]["name"] == "spam"
+        client.put("/v1/policy", json={"policy": None})
+        time.sleep(2.1)
+        again = client.post("/v1/moderations", json={"input": "hello"}).json()["results"][0]
+        assert again["policy"]["name"] == "screen-text"
+    with server.client("submit", "read", tenant="chooser") as client:
+        assert client.put("/v1/policy", json={"policy": "spam"}).status_code == 403
+
+
 def test_a_policy_is_held_against_cases_and_tried_on_recent_jobs(admin: httpx.Client, flash: bytes) -> None:
     job_id = judged(admin, flash, policy="flashing")
     cases = [

@@ -128,8 +128,7 @@ def _run_server(host: str, port: int, processes: int) -> None:
 
     from serve.protocol import HeadTimeoutProtocol
 
-    for name in ("serve.access", "uvicorn.error"):
-        logging.getLogger(name).setLevel(logging.INFO)
+    logging.getLogger("uvicorn.error").setLevel(logging.INFO)
     uvicorn.run(
         "serve.asgi:create", factory=True, host=host, port=port, workers=processes, http=HeadTimeoutProtocol,
         log_config=None, access_log=False, server_header=False, timeout_keep_alive=15, timeout_graceful_shutdown=20,

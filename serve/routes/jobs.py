@@ -19,11 +19,11 @@ from serve import jobs
 from serve.audit import append
 from serve.blobs import Stored
 from serve.cursors import open_cursor, seal
-from serve.depends import Reader, ServiceDep, Submitter, problems
+from serve.depends import Admin, Reader, ServiceDep, Submitter, problems
 from serve.keys import Principal
 from serve.receiving import keep_upload, uploaded
 from serve.request_errors import InvalidRequest
-from serve.schemas import JobList, JobRequest, JobView
+from serve.schemas import HoldBody, JobList, JobRequest, JobView
 from serve.service import Service
 from serve.store.tables import Job, utc_now
 from serve.submitting import Wanted, submit
@@ -140,6 +140,17 @@ def cancel(job_id: str, service: ServiceDep, who: Submitter) -> dict[str, Any]:
         job = jobs.own_job(session, who.tenant_id, job_id)
         at_once = jobs.cancel(session, job, utc_now())
         append(session, who.tenant_id, actor=who.name, action="job.canceled", subject=job.id, details={"done": at_once})
+        return job_view(job)
+
+
+@router.post("/{job_id}/hold", response_model=JobView, responses=problems(404, 410), summary="Set a legal hold")
+def hold(job_id: str, body: HoldBody, service: ServiceDep, who: Admin) -> dict[str, Any]:
+    """Keep content, frames and records of a job past every date, and from being deleted, until the hold is lifted."""
+    with service.database.write() as session:
+        job = jobs.own_job(session, who.tenant_id, job_id)
+        job.hold = body.hold
+        details = {"hold": body.hold, "reason": body.reason}
+        append(session, who.tenant_id, actor=who.name, action="job.hold", subject=job.id, details=details)
         return job_view(job)
 
 

@@ -13,6 +13,7 @@ from guard.types import Policy
 from policies import commands, load
 from policies.store import PREFIX
 from serve import jobs
+from serve.audit import append
 from serve.depends import Admin, Reader, ServiceDep, problems
 from serve.keys import Principal
 from serve.policy_edits import Published, at_version, edit, exemplars, policy_view
@@ -22,6 +23,7 @@ from serve.schemas import (
     BlockBody,
     DryRunBody,
     ExtendBody,
+    OwnPolicyBody,
     PublishedView,
     RevertBody,
     TestBody,
@@ -29,7 +31,7 @@ from serve.schemas import (
     UnblockBody,
 )
 from serve.service import Service
-from serve.store.tables import Result
+from serve.store.tables import Result, Tenant
 from serve.views import iso
 
 router = APIRouter(prefix="/v1", tags=["policies"])
@@ -58,6 +60,25 @@ def list_policies(service: ServiceDep, who: Reader) -> dict[str, Any]:
         else:
             found += [] if policy is None else [_listed(policy, name, "layer") | {"created_at": iso(layer.created_at)}]
     return {"data": found}
+
+
+@router.get("/policy", responses=problems(), summary="Read which policy is the tenant's own")
+def own_policy(service: ServiceDep, who: Reader) -> dict[str, Any]:
+    """Name the policy that decides where a request names none; null for that of the service."""
+    with service.database.read() as session:
+        return {"policy": session.get_one(Tenant, who.tenant_id).policy}
+
+
+@router.put("/policy", responses=problems(404), summary="Set the tenant's own policy")
+def set_own_policy(body: OwnPolicyBody, service: ServiceDep, who: Admin) -> dict[str, Any]:
+    """Choose the policy that decides where a request names none; in force within two seconds."""
+    if body.policy is not None:
+        _policy(service, who, body.policy)
+    with service.database.write() as session:
+        session.get_one(Tenant, who.tenant_id).policy = body.policy
+        details = {"policy": body.policy}
+        append(session, who.tenant_id, actor=who.name, action="policy.chosen", subject="policy", details=details)
+    return {"policy": body.policy}
 
 
 @router.get("/policies/{name}", responses=problems(404), summary="Read a policy")

@@ -15,15 +15,18 @@ from typing import Any
 from sqlalchemy import Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import URL
 from sqlalchemy.exc import ArgumentError, DataError, OperationalError, SQLAlchemyError
+from sqlalchemy.exc import TimeoutError as PoolTimeout
 from sqlalchemy.orm import Session, sessionmaker
 
 from guard import plugins
 from guard.config import Settings
-from guard.errors import BackendError, InvalidConfig
+from guard.errors import BackendError, Capacity, InvalidConfig
 from serve.request_errors import InvalidRequest
 
 BUSY_MS = 15_000
 """How long a SQLite writer waits for another; each holds the lock for milliseconds."""
+POOL_SECONDS = 10.0
+"""How long a request waits for a connection before it is told to come back."""
 FILE = "serve.sqlite3"
 
 
@@ -84,6 +87,8 @@ def _reported() -> Iterator[None]:
         yield
     except (DataError, UnicodeEncodeError) as error:
         raise InvalidRequest("The request holds a character or a number that cannot be kept.") from error
+    except PoolTimeout as error:
+        raise Capacity("All connections to the database are in use.") from error
     except OperationalError as error:
         raise BackendError("The database does not answer.", hint="Try again; see `/readyz`.") from error
 
@@ -109,12 +114,20 @@ _URL_HINT = "Such as sqlite:////var/lib/guard/serve.sqlite3 or postgresql://guar
 
 def _engine(url: URL, pool_size: int) -> Engine:
     if url.get_backend_name() == "sqlite":
-        engine = create_engine(url, pool_size=pool_size, max_overflow=0, connect_args={"timeout": BUSY_MS / 1000})
+        engine = create_engine(
+            url,
+            pool_size=pool_size,
+            max_overflow=0,
+            pool_timeout=POOL_SECONDS,
+            connect_args={"timeout": BUSY_MS / 1000},
+        )
         event.listen(engine, "connect", _prepare_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
         return engine
     try:
-        return create_engine(url, pool_size=pool_size, max_overflow=0, pool_pre_ping=True, pool_recycle=1800)
+        return create_engine(
+            url, pool_size=pool_size, max_overflow=0, pool_timeout=POOL_SECONDS, pool_pre_ping=True, pool_recycle=1800
+        )
     except ModuleNotFoundError as error:
         raise plugins.missing_extra("PostgreSQL", error.name or "psycopg") from error
 
