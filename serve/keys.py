@@ -136,6 +136,12 @@ def listed(session: Session, tenant: str | None = None) -> list[ApiKey]:
     return list(session.scalars(query if tenant is None else query.where(ApiKey.tenant_id == tenant)))
 
 
+def state(row: ApiKey) -> str:
+    """Return whether a key is `active`, `expired` or `revoked`."""
+    over = row.expires_at is not None and row.expires_at <= utc_now()
+    return "revoked" if row.revoked_at else "expired" if over else "active"
+
+
 def parse_keys(text: str) -> list[tuple[str, tuple[str, ...], str]]:
     """Return (tenant, scopes, key) for each entry of `GUARD_API_KEYS`: `KEY` or `TENANT:SCOPE+SCOPE:KEY`, by commas.
 
@@ -219,7 +225,6 @@ class KeyRing:
 
 def _principal(session: Session, row: ApiKey) -> Principal | None:
     tenant = session.get(Tenant, row.tenant_id)
-    over = row.expires_at is not None and row.expires_at <= utc_now()
-    if row.revoked_at is not None or over or tenant is None or tenant.disabled_at is not None:
+    if state(row) != "active" or tenant is None or tenant.disabled_at is not None:
         return None
     return Principal(tenant_id=row.tenant_id, key_id=row.id, name=row.name, scopes=frozenset(row.scopes))

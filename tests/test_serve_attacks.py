@@ -100,6 +100,7 @@ def victim(server: Running) -> dict[str, str]:
 
 
 BODIES: dict[str, Any] = {
+    "/v1/jobs/{job_id}/hold": {"hold": True, "reason": "x"},
     "/v1/policies/{name}/dry-run": {"category": FIGHT},
     "/v1/policies/{name}/test": {"cases": [{"text": "x", "decision": "block"}]},
     "/v1/queue/{item_id}/skip": {"reason": "x"},
@@ -595,3 +596,14 @@ def test_the_victims_job_is_as_it_was(server: Running, victim: dict[str, str]) -
     """After everything above, in whatever order it ran."""
     with server.service.database.read() as session:
         assert session.get_one(Job, victim["job_id"]).source == "victims-secret.mp4"
+
+
+def test_every_test_that_the_document_names_is_there() -> None:
+    root = Path(__file__).parent
+    text = (root.parent / "docs" / "serve-security.md").read_text(encoding="utf-8")
+    defined = set(
+        re.findall(r"def (test_\w+)", "".join(p.read_text(encoding="utf-8") for p in root.glob("test_serve_*.py")))
+    )
+    named = set(re.findall(r"`(test_\w+)`", text))
+    assert len(named) > 30
+    assert named - defined == set()

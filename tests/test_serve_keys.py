@@ -67,6 +67,8 @@ def test_revoked_expired_and_disabled_keys_end_within_the_time_promised(database
     made, expired = make(database), make(database, expires_at=utc_now() - timedelta(seconds=1))
     other = make(database, tenant="other")
     assert ring.principal(expired.key) is None
+    with database.read() as session:
+        assert {keys.state(row) for row in keys.listed(session)} == {"active", "expired"}
     assert ring.principal(made.key)
     assert ring.principal(other.key)
     with database.write() as session:
@@ -127,7 +129,7 @@ def test_making_and_ending_are_on_record(database: Database) -> None:
             ("key.created", "system"),
             ("key.revoked", "bo"),
         ]
-        assert [row.name for row in keys.listed(session)] == ["ana"]
+        assert [(row.name, keys.state(row)) for row in keys.listed(session)] == [("ana", "revoked")]
 
 
 def test_keys_of_the_environment_are_made_once_and_stay_revoked(database: Database) -> None:

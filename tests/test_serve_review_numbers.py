@@ -261,3 +261,39 @@ def test_no_text_becomes_markup(text: str) -> None:
     without = inside.replace('<span class="escaped">', "").replace("</span>", "")
     assert "<" not in without
     assert ">" not in without
+
+
+def test_what_looks_alike_is_found_by_its_frames_and_unlike_is_not(tmp_path: Path) -> None:
+    from types import SimpleNamespace
+
+    from media import render
+    from review_cases import add_content, add_job, moving
+
+    from serve.blobs import Blobs
+    from serve.review import alike
+    from serve.store.tables import Job
+
+    database = databases.fresh("sqlite", tmp_path)
+    service = SimpleNamespace(blobs=Blobs(tmp_path / "blobs", max_bytes=1 << 30))
+
+    def other(number: int) -> Any:
+        return np.ascontiguousarray(moving(number)[::-1, ::-1])
+
+    clips = {
+        "first": render(frames=30, size=(320, 180), draw=moving),
+        "re-encoded": render(frames=30, size=(320, 180), draw=moving, options={"crf": "38"}),
+        "unlike": render(frames=30, size=(320, 180), draw=other),
+    }
+    jobs = {}
+    for number, (name, clip) in enumerate(clips.items()):
+        jobs[name] = add_job(database, verdict({FIGHT: 0.5}, number=number, source=name), queued=False)
+        add_content(service, database, jobs[name], clip)
+    copy = add_job(database, verdict({FIGHT: 0.5}, number=0, source="the very same"), queued=False)
+    add_content(service, database, copy, clips["first"])
+    foreign = add_job(database, verdict({FIGHT: 0.5}, number=9, source="foreign"), tenant="other", queued=False)
+    add_content(service, database, foreign, clips["first"])
+    with database.read() as session:
+        found = alike.near(session, service.blobs, session.get_one(Job, jobs["first"]))
+    assert [near.job.source for near in found] == ["re-encoded"]
+    assert found[0].bits <= alike.NEAR_BITS
+    database.close()

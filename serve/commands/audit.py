@@ -72,7 +72,7 @@ def list_(
             "scopes": list(row.scopes),
             "created_at": row.created_at.isoformat(timespec="seconds"),
             "last_used_at": row.last_used_at.isoformat(timespec="seconds") if row.last_used_at else None,
-            "state": "revoked" if row.revoked_at else "active",
+            "state": keys.state(row),
         }
         for row in found
     ]

@@ -6,6 +6,7 @@ ourselves are decoded here, never an upload.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
@@ -23,6 +24,8 @@ NEAR_BITS = 7
 """Differing bits of 64; unrelated pictures differ in about 32."""
 _CANDIDATES = 600
 """Newest evidence frames that are compared: hashing one takes about 1 ms, once."""
+_BUDGET_SECONDS = 0.25
+"""A page waits no longer for frames that were never hashed; the next page goes on from there."""
 _SHOWN = 5
 
 
@@ -50,12 +53,15 @@ def near(session: Session, blobs: Blobs, job: Job) -> list[Alike]:
         .limit(_CANDIDATES)
     )
     best: dict[str, tuple[int, Job]] = {}
+    until = time.monotonic() + _BUDGET_SECONDS
     for blob, other in session.execute(query):
         theirs = _hash(blobs, blob) if other.sha256 is None or other.sha256 != job.sha256 else None
         if theirs is not None:
             bits = min((theirs ^ own).bit_count() for own in mine)
             if bits <= NEAR_BITS and (other.id not in best or bits < best[other.id][0]):
                 best[other.id] = (bits, other)
+        if time.monotonic() > until:
+            break
     nearest = sorted(best.values(), key=lambda pair: pair[0])[:_SHOWN]
     return [Alike(job=o, bits=b, review=latest_review(session, job.tenant_id, o.id)) for b, o in nearest]
 

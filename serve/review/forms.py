@@ -9,6 +9,7 @@ from urllib.parse import parse_qs
 
 from fastapi import Depends, Request
 
+from guard.errors import RateLimited
 from serve.depends import service_of
 from serve.request_errors import Forbidden, InvalidRequest
 from serve.review import sessions
@@ -45,9 +46,12 @@ async def read_form(request: Request) -> Form:
 
 
 def visitor_of(request: Request) -> Visitor:
-    """Return who is signed in. Raises `Unauthorized` where nobody is."""
+    """Return who is signed in. Raises `Unauthorized` where nobody is, or `RateLimited` like the API."""
     service = service_of(request)
-    return sessions.visitor(service.database, service.keyring, request.cookies.get(COOKIE))
+    found = sessions.visitor(service.database, service.keyring, request.cookies.get(COOKIE))
+    if not service.limiter.take(found.principal.key_id).allowed:
+        raise RateLimited("This key has made too many requests.", hint="Wait a moment.")
+    return found
 
 
 FormDep = Annotated[Form, Depends(read_form)]
