@@ -68,11 +68,16 @@ def evaluate(request: EvalRequest, progress: Progress | None = None) -> list[dic
     """
     if request.scoring.invalid not in INVALID_POLICIES:
         raise UsageError(f"--invalid-policy takes {', '.join(INVALID_POLICIES)}; got {request.scoring.invalid!r}.")
+    if request.system_settings and len(request.systems) > 1:
+        raise UsageError(
+            f"--system-set goes with one --system; got {len(request.systems)}.",
+            hint="Run them one after the other, each with its own --out, and compare the runs.",
+        )
     benchmark = load_benchmark(request.benchmark, request.data, request.benchmark_settings, request.benign_labels)
     found = []
     for name in request.systems:
         out = request.out / _folder(name) if len(request.systems) > 1 else request.out
-        system = settings.build("system", key_of(name), request.system_settings if len(request.systems) == 1 else {})
+        system = settings.build("system", key_of(name), request.system_settings)
         run(benchmark, system, replace(request.run, out=out), progress)
         found.append(scoring_module.score(out, request.scoring))
     return found

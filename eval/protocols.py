@@ -15,7 +15,7 @@ from eval.metrics import cases, frames, multiclass, segments
 from eval.metrics.confusion import ratio
 from eval.metrics.frames import FrameScores
 from eval.metrics.safewatch import OfficialVideo, official
-from eval.table import Table
+from eval.table import Table, build_table
 from eval.types import Column, Gold, Prediction
 
 IOU_THRESHOLDS = (0.3, 0.5, 0.7)
@@ -34,16 +34,19 @@ class Scored:
 
 
 def safewatch(scored: Scored) -> dict[str, Any] | None:
-    """The official SafeWatch numbers; columns are `C1` to `C6`."""
-    flags, truth = scored.table.flags, scored.table.truth
-    names = np.asarray(scored.table.columns)
+    """The official SafeWatch numbers; columns are `C1` to `C6`.
+
+    That evaluator takes an answer that it cannot read as "nothing flagged", whatever `--invalid-policy` says here.
+    """
+    table = build_table(scored.predictions, scored.golds, scored.columns, invalid="negative")
+    flags, truth, names = table.flags, table.truth, np.asarray(table.columns)
     videos = [
         OfficialVideo(
             folder=gold.folder,
             stem=gold.stem,
             truth=frozenset(names[truth[i]].tolist()),
             predicted=frozenset(names[flags[i]].tolist()),
-            probability=float(scored.table.any_score[i]),
+            probability=float(table.any_score[i]),
         )
         for i, gold in enumerate(scored.golds)
     ]

@@ -267,3 +267,18 @@ def test_evaluate_names_a_wrong_part(tmp_path: Path) -> None:
         evaluate(request)
     with pytest.raises(UsageError, match="invalid-policy"):
         evaluate(replace(request, scoring=Scoring(invalid="maybe")))
+    several = replace(request, benchmark="flash", systems=("random", "flag_all"), system_settings={"seed": "1"})
+    with pytest.raises(UsageError, match="goes with one --system"):
+        evaluate(several)
+
+
+def test_official_numbers_take_an_unreadable_answer_as_nothing_flagged(tmp_path: Path) -> None:
+    """As the released evaluator does; the strict ones count it as wrong."""
+    whole = safewatch_real.tiny()
+    run(whole, Faulty(good=0, then="fail"), RunRequest(out=tmp_path / "run"))
+    found = score(tmp_path / "run", Scoring(draws=0))
+    assert found["protocols"]["safewatch"]["average"]["accuracy"] == pytest.approx(0.1794, abs=1e-4)  # always safe
+    assert found["strict"]["binary/false_refusal"][0] == 1.0
+    assert found["strict"]["binary/leakage"][0] == 1.0
+    strict = score(tmp_path / "run", Scoring(draws=0, metrics="strict"))
+    assert "safewatch" not in strict["protocols"]
