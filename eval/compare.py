@@ -212,6 +212,13 @@ def _warnings(runs: Sequence[Run]) -> list[str]:
         elif cover["codes"]:
             codes = ", ".join(f"{code} {count}" for code, count in cover["codes"].items())
             made.append(f"{run.name}: no answer for {codes}; counted as {run.metrics['invalid_policy']}.")
+        columns = run.metrics["columns"]
+        silent = [name for name, c in columns.items() if c["not_judged"] and c["not_judged"] >= cover["answered"]]
+        if silent and not run.table.hard:
+            made.append(
+                f"{run.name} judged nothing of {', '.join(silent)}: it scores 0 there, and what it may not clear is "
+                "withheld."
+            )
         if run.table.hard:
             made.append(f"{run.name} gives no scores: its ranking metrics are those of its flags.")
         if cover["asked"] and len(set(run.table.groups)) < 2:
