@@ -35,6 +35,7 @@ sys.path.insert(0, str(ROOT / "tests"))
 import media  # noqa: E402
 
 CLIENTS = (1, 8, 64, 256)
+MACHINE = "2 cores x86-64, shared with other work; wrk on the same cores"
 TEXT = "have a nice day and see you all tomorrow at the lake"
 LUA = """
 local file = io.open(os.getenv("LOAD_BODY"), "rb")
@@ -117,6 +118,9 @@ class Server:
                 continue
         return round(total / 2**20, 1)
 
+    def cpu_seconds(self) -> float:
+        return tree_cpu_seconds(self.process.pid)
+
     def close(self) -> None:
         self.process.send_signal(signal.SIGTERM)
         self.process.wait(timeout=60)
@@ -130,10 +134,25 @@ def load(server: Server, folder: Path, kind: str, content: Any, clients: int, se
     environment = {**os.environ, "LOAD_BODY": str(folder / "body"), "LOAD_KEY": server.key}
     command = ["wrk", "-t1", f"-c{clients}", f"-d{max(1, round(seconds))}s", "--timeout", "60s", "-s",
                str(folder / "post.lua"), f"{server.url}/v1/moderations"]  # fmt: skip
+    before = server.cpu_seconds()
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    used = server.cpu_seconds() - before
     found: dict[str, Any] = json.loads(next(x for x in done.stdout.splitlines() if x.startswith("RESULT"))[7:])
     answered = found["requests"] - found["refused"] - found["wrong"]
+    found["cpu_ms_per_request"] = round(used * 1e3 / max(1, found["requests"]), 2)
     return {"clients": clients, "answered_per_second": round(answered / found["seconds"], 2), **found}
+
+
+def tree_cpu_seconds(pid: int) -> float:
+    """Return the processor time of a process and of those below it: what a busy machine does not change."""
+    top, total = psutil.Process(pid), 0.0
+    for process in [top, *top.children(recursive=True)]:
+        try:
+            times = process.cpu_times()
+        except psutil.Error:
+            continue
+        total += times.user + times.system
+    return total
 
 
 def direct(contents: dict[str, Any], seconds: float) -> dict[str, dict[str, float]]:
@@ -156,9 +175,15 @@ def direct(contents: dict[str, Any], seconds: float) -> dict[str, dict[str, floa
 
             for number in range(4):
                 ask(number)
+            before = tree_cpu_seconds(os.getpid())
             alone = _for(ask, seconds, 1)
+            used = tree_cpu_seconds(os.getpid()) - before
             together = _for(ask, seconds, 1 if kind == "text" else guard.settings.workers)
-            found[kind] = {"p50_ms": round(statistics.median(alone[0]), 2), "per_second": round(together[1], 2)}
+            found[kind] = {
+                "p50_ms": round(statistics.median(alone[0]), 2),
+                "cpu_ms_per_request": round(used * 1e3 / len(alone[0]), 2),
+                "per_second": round(together[1], 2),
+            }
     return found
 
 
@@ -174,8 +199,8 @@ def _for(ask: Any, seconds: float, at_once: int) -> tuple[list[float], float]:
     return times, len(times) / (time.perf_counter() - started)
 
 
-def soak(server: Server, folder: Path, contents: dict[str, Any], seconds: float) -> dict[str, Any]:
-    """Mix all kinds from six clients, and watch the memory."""
+def soak(server: Server, contents: dict[str, Any], seconds: float, pause: float) -> dict[str, Any]:
+    """Mix all kinds from six clients, with a pause after each answer, and watch the memory."""
     over = threading.Event()
     counts = dict.fromkeys(contents, 0)
     wrong: list[int] = []
@@ -187,6 +212,7 @@ def soak(server: Server, folder: Path, contents: dict[str, Any], seconds: float)
             while not over.is_set():
                 status = client.post(f"{server.url}/v1/moderations", content=content).status_code
                 counts[kind] += 1
+                over.wait(pause)
                 if status not in (200, 503):
                     wrong.append(status)
 
@@ -213,38 +239,45 @@ def soak(server: Server, folder: Path, contents: dict[str, Any], seconds: float)
     }
 
 
+def measure(server: Server, folder: Path, kind: str, content: Any, seconds: float) -> tuple[Any, Any, Any]:
+    """Return the rows of one kind, what the pipeline does alone right after, and the difference."""
+    load(server, folder, kind, content, 2, 2)
+    rows = [load(server, folder, kind, content, clients, seconds) for clients in CLIENTS]
+    alone = direct({kind: content}, seconds)[kind]
+    again = load(server, folder, kind, content, 1, seconds)  # before and after, since the machine is shared
+    served_ms = statistics.mean([rows[0]["p50_ms"], again["p50_ms"]])
+    best = max(row["answered_per_second"] for row in rows)
+    overhead = {
+        "p50_ms": round(served_ms - alone["p50_ms"], 2),
+        "cpu_ms_per_request": round(again["cpu_ms_per_request"] - alone["cpu_ms_per_request"], 2),
+        "throughput_ratio": round(best / alone["per_second"], 3),
+    }
+    return rows, alone, overhead
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement")
+    parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement; 0 for none")
     parser.add_argument("--soak", type=float, default=0.0, help="seconds; 0 for none")
+    parser.add_argument("--pause", type=float, default=1.0, help="seconds between requests of a soaking client")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is needed: apt-get install wrk")
     contents = inputs()
-    found: dict[str, Any] = {
-        "machine": "2 cores x86-64, shared with other work; wrk on the same cores",
-        "direct": {},
-        "load": {},
-    }
+    old = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
+    found: dict[str, Any] = {"load": {}, "direct": {}, "overhead": {}} | old | {"machine": MACHINE}
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         server = Server(folder)
         try:
-            for kind, content in contents.items():
-                load(server, folder, kind, content, 2, 2)
-                rows = [load(server, folder, kind, content, clients, options.seconds) for clients in CLIENTS]
-                found["load"][kind] = rows
-                print(kind, json.dumps(rows), flush=True)
-                found["direct"] |= direct({kind: content}, options.seconds)  # right after, on the same busy machine
-                alone = found["direct"][kind]
-                found.setdefault("overhead", {})[kind] = {
-                    "p50_ms": round(rows[0]["p50_ms"] - alone["p50_ms"], 2),
-                    "throughput_ratio": round(max(r["answered_per_second"] for r in rows) / alone["per_second"], 3),
-                }
-                print(kind, found["direct"][kind], found["overhead"][kind], flush=True)
+            for kind, content in contents.items() if options.seconds else ():
+                found["load"][kind], found["direct"][kind], found["overhead"][kind] = measure(
+                    server, folder, kind, content, options.seconds
+                )
+                print(kind, found["load"][kind], found["direct"][kind], found["overhead"][kind], flush=True)
             if options.soak:
-                found["soak"] = soak(server, folder, contents, options.soak)
+                found["soak"] = soak(server, contents, options.soak, options.pause)
                 print(found["soak"], flush=True)
         finally:
             server.close()
