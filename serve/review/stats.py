@@ -1,18 +1,18 @@
 """The numbers of the dashboard: volume, decisions, escalation, latency, agreement, drift. No content, no file names.
 
-Counts are made by the database over everything in the window; percentiles and distributions over the newest rows of it,
+Counts are made by the database in one pass over the window; percentiles and distributions over the newest rows of it,
 so that a busy tenant's dashboard costs no more than a quiet one's.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
-from sqlalchemy import ColumnElement, Text, case, cast, func, select
+from sqlalchemy import ColumnElement, Text, cast, func, select
 from sqlalchemy.orm import Session
 
 from serve.store.people import Review
@@ -83,22 +83,18 @@ def dashboard(session: Session, tenant_id: str, window: str, now: datetime) -> D
     length, hours = WINDOWS[window]
     since = now - length
     mine = [ScoreHistory.tenant_id == tenant_id, ScoreHistory.at >= since]
-    sums = session.execute(
-        select(
-            func.count(), func.sum(_one(ScoreHistory.path == "slow")), func.sum(_one(ScoreHistory.degraded)),
-            func.sum(_one(ScoreHistory.error_code.is_not(None))), func.sum(ScoreHistory.media_seconds),
-        ).where(*mine)
-    ).one()  # fmt: skip
-    total, slow, degraded, errors, seconds = (value or 0 for value in sums)
-    by_decision = select(ScoreHistory.decision, func.count()).where(*mine).group_by(ScoreHistory.decision)
-    found = {row[0]: row[1] for row in session.execute(by_decision)}
+    groups = _groups(session, mine)
     reviewed, undone, median, agreement = _people(session, tenant_id, since)
+    decisions = _tally(groups, lambda group: group.decision)
     return Dashboard(
-        window=window, total=total, decisions={d: found.get(d, 0) for d in DECISIONS},
-        bars=_bars(session, mine, since, now, hours), escalated=slow, degraded=degraded, errors=errors,
-        media_seconds=float(seconds), latency_ms=_latency(session, mine), policies=_policies(session, mine),
-        drift=_drift(session, tenant_id, since, length), agreement=agreement, reviewed=reviewed, undone=undone,
-        median_review_seconds=median,
+        window=window, total=sum(group.count for group in groups), bars=_bars(groups, since, now, hours),
+        decisions={decision: decisions.get(decision, 0) for decision in DECISIONS},
+        escalated=sum(group.count for group in groups if group.slow),
+        degraded=sum(group.count for group in groups if group.degraded),
+        errors=sum(group.count for group in groups if group.failed),
+        media_seconds=sum(group.media_seconds for group in groups), latency_ms=_latency(session, mine),
+        policies=_policies(groups), drift=_drift(session, tenant_id, since, length), agreement=agreement,
+        reviewed=reviewed, undone=undone, median_review_seconds=median,
     )  # fmt: skip
 
 
@@ -137,24 +133,51 @@ def wilson(agreed: int, count: int, z: float = 1.96) -> tuple[float, float]:
     return max(0.0, middle - half), min(1.0, middle + half)
 
 
-def _one(condition: Any) -> ColumnElement[int]:
-    return case((condition, 1), else_=0)
+@dataclass(frozen=True, slots=True)
+class _Group:
+    """Rows of one hour that are alike in all that is counted."""
+
+    hour: str
+    decision: str
+    policy: str
+    slow: bool
+    degraded: bool
+    failed: bool
+    count: int
+    media_seconds: float
+
+
+def _groups(session: Session, mine: Sequence[Any]) -> list[_Group]:
+    """Go through the window once: everything that is counted is a sum over these."""
+    keys = (
+        _hour(session), ScoreHistory.decision, ScoreHistory.policy_name, ScoreHistory.path == "slow",
+        ScoreHistory.degraded, ScoreHistory.error_code.is_not(None),
+    )  # fmt: skip
+    query = select(*keys, func.count(), func.sum(ScoreHistory.media_seconds)).where(*mine).group_by(*keys)
+    return [
+        _Group(row[0], row[1], row[2], bool(row[3]), bool(row[4]), bool(row[5]), row[6], float(row[7] or 0.0))
+        for row in session.execute(query)
+    ]
+
+
+def _tally(groups: Iterable[_Group], key: Callable[[_Group], str]) -> dict[str, int]:
+    found: dict[str, int] = {}
+    for group in groups:
+        found[key(group)] = found.get(key(group), 0) + group.count
+    return found
 
 
 def _bars(
-    session: Session, mine: Sequence[Any], since: datetime, now: datetime, hours: int
+    groups: Sequence[_Group], since: datetime, now: datetime, hours: int
 ) -> list[tuple[datetime, Mapping[str, int]]]:
-    hour = _hour(session)
-    query = select(hour, ScoreHistory.decision, func.count()).where(*mine).group_by(hour, ScoreHistory.decision)
     count = max(1, round((now - since).total_seconds() / 3600 / hours))
     starts = [now - timedelta(hours=hours * (count - n)) for n in range(count)]
-    bars: list[dict[str, int]] = [{} for _ in starts]
-    for text, decision, number in session.execute(query):
-        moment = datetime.strptime(f"{text}:30 +0000", "%Y-%m-%d %H:%M %z")  # the middle of the hour
+    inside: list[list[_Group]] = [[] for _ in starts]
+    for group in groups:
+        moment = datetime.strptime(f"{group.hour}:30 +0000", "%Y-%m-%d %H:%M %z")  # the middle of the hour
         index = int((moment - starts[0]).total_seconds() // 3600 // hours)
-        bar = bars[min(count - 1, max(0, index))]
-        bar[decision] = bar.get(decision, 0) + number
-    return list(zip(starts, bars, strict=True))
+        inside[min(count - 1, max(0, index))].append(group)
+    return [(start, _tally(own, lambda g: g.decision)) for start, own in zip(starts, inside, strict=True)]
 
 
 def _hour(session: Session) -> ColumnElement[str]:
@@ -173,12 +196,10 @@ def _latency(session: Session, mine: Sequence[Any]) -> dict[str, dict[str, float
     return {kind: {name: percentile(v, share) for name, share in points} for kind, v in sorted(by_kind.items())}
 
 
-def _policies(session: Session, mine: Sequence[Any]) -> Sequence[tuple[str, Mapping[str, int]]]:
-    query = select(ScoreHistory.policy_name, ScoreHistory.decision, func.count()).where(*mine)
-    found: dict[str, dict[str, int]] = {}
-    for name, decision, count in session.execute(query.group_by(ScoreHistory.policy_name, ScoreHistory.decision)):
-        found.setdefault(name, {})[decision] = count
-    return sorted(found.items(), key=lambda item: -sum(item[1].values()))[:20]
+def _policies(groups: Sequence[_Group]) -> Sequence[tuple[str, Mapping[str, int]]]:
+    totals = _tally(groups, lambda group: group.policy)
+    most = sorted(totals, key=lambda name: -totals[name])[:20]
+    return [(name, _tally((g for g in groups if g.policy == name), lambda g: g.decision)) for name in most]
 
 
 def _drift(session: Session, tenant_id: str, since: datetime, length: timedelta) -> list[Drift]:
