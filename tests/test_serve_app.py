@@ -6,6 +6,7 @@ import base64
 import json
 import socket
 from collections.abc import Iterator
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import httpx
@@ -13,9 +14,15 @@ import media
 import openai
 import pytest
 import serving
+from sqlalchemy import select
 
 from guard import taxonomy
+from guard.config import Settings
+from serve.commands.serve import _prepare
+from serve.keys import KeyRing
 from serve.review.overrides import set_override
+from serve.service import open_database
+from serve.store.tables import ApiKey
 
 INSULT = "you stupid worthless idiot"
 
@@ -298,3 +305,40 @@ def test_the_document_is_openapi_3_1_with_our_errors_only(server: serving.Runnin
     assert "HTTPValidationError" not in json.dumps(document)
     answers = document["paths"]["/v1/moderations"]["post"]["responses"]
     assert set(answers) >= {"200", "401", "403", "413", "422", "429", "503", "504"}
+
+
+def test_the_first_start_prints_a_key_once_and_takes_over_those_of_the_environment(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    own = "k" * 40
+    for number, settings in enumerate([Settings(home=tmp_path / "a"), Settings(home=tmp_path / "b", api_keys=own)]):
+        for start in range(2):
+            _prepare(settings)
+            printed = "vg_" in capsys.readouterr().err
+            assert printed == (number == 0 and start == 0)
+        database = open_database(settings)
+        with database.read() as session:
+            (row,) = session.scalars(select(ApiKey)).all()
+        assert set(row.scopes) == {"submit", "read", "review", "admin"}
+        assert own not in (row.hash, row.name)
+        if number:
+            found = KeyRing(database).principal(own)
+            assert found is not None
+            assert found.tenant_id == "default"
+        database.close()
+
+
+def test_an_answer_that_is_remembered_needs_no_database(
+    server: serving.Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The quick way of a text: once key and policy are known, no query is made before the answer."""
+    service = server.service
+    with server.client("submit") as client:
+        for _ in range(2):
+            assert client.post("/v1/moderations", json={"input": "hello"}).status_code == 200
+        assert service.overrides.none_for("default")
+        asked: list[str] = []
+        real = type(service.database).read
+        monkeypatch.setattr(type(service.database), "read", lambda self: asked.append("read") or real(self))
+        assert client.post("/v1/moderations", json={"input": "hello"}).status_code == 200
+    assert asked == []
