@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
 import platform
 import time
@@ -114,6 +115,7 @@ def describe(benchmark: Benchmark, system: System, request: RunRequest, items: S
         "limit": request.limit,
         "seed": request.seed,
         "samples": len(items),
+        "sample_ids": hashlib.sha256("".join(item.sample.id for item in items).encode()).hexdigest()[:16],
     }
     return {
         "signature": signature,

@@ -89,6 +89,9 @@ def test_another_system_may_not_go_on(small: Benchmark, tmp_path: Path) -> None:
     run(small, always_safe.tiny(), RunRequest(out=tmp_path / "run"))
     with pytest.raises(ResumeMismatch, match="system was"):
         run(small, random.tiny(), RunRequest(out=tmp_path / "run", resume=True))
+    other = replace(small, items=(*small.items[1:], small.items[0]))
+    with pytest.raises(ResumeMismatch, match="sample_ids was"):
+        run(other, always_safe.tiny(), RunRequest(out=tmp_path / "run", resume=True))
 
 
 def test_a_lost_answer_is_a_failure(small: Benchmark, tmp_path: Path) -> None:
