@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from eval import command, compare, run_dir
+from eval import command, compare, overlap, run_dir
 from eval.command import EvalRequest
 from eval.runner import Progress, RunRequest
 from eval.score import Scoring
@@ -54,6 +54,7 @@ CELLS = (
     Cell(benchmark="personal_policy"),
 )
 SYSTEMS = ("fast_path", "random")
+OVERLAP = "overlap"
 
 BLANK: tuple[tuple[str, str, str], ...] = (
     ("safewatch_real", GATED, "Avg ACC 0.726, F1 0.867 at 3.9 s (SafeWatch-8B, its paper)"),
@@ -103,7 +104,19 @@ def measure(
         for system in _systems(folders):
             _run(cell, system, data, out / cell.key / system, folders, draws, progress)
         told[cell.key] = "done"
+    if folders.videos is not None and (not only or OVERLAP in only):
+        told[OVERLAP] = _overlap(out, folders.videos, progress)
     return told
+
+
+def _overlap(out: Path, videos: Path, progress: Progress | None) -> str:
+    """Compare the validation clips with the training rows of the same manifest, once."""
+    path = out / f"{OVERLAP}.json"
+    if run_dir.read_json(path) is None:
+        benchmark = command.load_benchmark("manifest", videos, {}, None)
+        out.mkdir(parents=True, exist_ok=True)
+        run_dir.write_json(path, overlap.check(benchmark, videos / "manifest.jsonl", progress=progress).to_json())
+    return "done"
 
 
 def _systems(folders: Folders) -> tuple[str, ...]:
@@ -138,7 +151,25 @@ def report(out: Path, *, draws: int = 1000) -> str:
     missing = [cell.key for cell in CELLS if cell not in done]
     if missing:
         parts.append(f"Not run here, for want of their folder: {', '.join(missing)}.\n")
-    return "\n".join([*parts, _blank_table(about)])
+    return "\n".join([*parts, *_leaks(out), _blank_table(about)])
+
+
+def _leaks(out: Path) -> list[str]:
+    found = run_dir.read_json(out / f"{OVERLAP}.json")
+    if found is None:
+        return []
+    by = ", ".join(f"{count} by {kind}" for kind, count in found["by"].items() if kind != "group")
+    return [
+        "## Has training seen the validation clips?",
+        "",
+        f"{found['overlapping']} of {found['items']} clips overlap with {found['training']} training rows ({by}); "
+        f"{len(found['unread'])} could not be looked at.",
+        "",
+        "```",
+        "guard eval overlap VIDEOS/manifest.jsonl --benchmark manifest --data VIDEOS",
+        "```",
+        "",
+    ]
 
 
 _HEAD = """# Results

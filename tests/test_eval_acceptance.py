@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from pathlib import Path
 
@@ -46,6 +47,20 @@ def test_what_is_there_is_measured_and_the_rest_is_blank(tmp_path: Path) -> None
 
 
 @pytest.mark.usefixtures("small")
+def test_leaks_between_the_splits_are_reported(tmp_path: Path) -> None:
+    """The first training clip is the first validation clip."""
+    videos = tmp_path / "videos"
+    videos.mkdir()
+    config = plugins.module("benchmark", "surveillance_fight").miniature(videos)
+    lines = (config.data / "manifest.jsonl").read_text().splitlines()
+    leaked = json.loads(lines[0]) | {"split": "train", "group": "other"}
+    (config.data / "manifest.jsonl").write_text("\n".join([*lines, json.dumps(leaked)]) + "\n")
+    told = measure(tmp_path / "out", Folders(videos=videos), only=("overlap",))
+    assert told == {"overlap": "done"}
+    assert "1 of 3 clips overlap with 1 training rows (1 by content, 0 by look)" in report(tmp_path / "out")
+
+
+@pytest.mark.usefixtures("small")
 def test_a_wrong_folder_is_an_error_and_not_a_blank(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match=r"test_suite_cases\.csv"):
         measure(tmp_path / "out", Folders(text=tmp_path), only=("hatecheck",))
@@ -68,7 +83,7 @@ def test_the_printed_commands_name_what_there_is() -> None:
     text = (DOCS / "results.md").read_text(encoding="utf-8")
     commands = re.findall(r"^guard eval (\S+) (.*)$", text, re.MULTILINE)
     assert commands
-    known = {name.replace("_", "-") for name in plugins.names("benchmark")} | {"compare", "self"}
+    known = {name.replace("_", "-") for name in plugins.names("benchmark")} | {"compare", "self", "overlap"}
     assert {name for name, _ in commands} <= known
     systems = {s for _, rest in commands for s in re.findall(r"--system (\S+)", rest)}
     assert systems <= {name.replace("_", "-") for name in plugins.names("system")}

@@ -205,7 +205,7 @@ def self_(
     from serve.stages import make_stages
 
     acceptance = _eval("acceptance")
-    known = [cell.key for cell in acceptance.CELLS]
+    known = [*(cell.key for cell in acceptance.CELLS), acceptance.OVERLAP]
     for name in only or ():
         _choice("--only", name, tuple(known))
     folders = acceptance.Folders(videos=videos, text=text, suites=suites, slow_url=slow_url)
