@@ -181,6 +181,9 @@ def test_routing_counts_rescues_and_regressions():
     found = selective.routing(escalated, fast, final)
     assert (found["rescues"], found["regressions"], found["escalation_rate"]) == (1, 1, 0.6)
     assert found["accuracy_random_routing"] == pytest.approx(0.4 * 0.4 + 0.6 / 3)
+    alone = selective.routing(escalated, fast, final, answered=False)
+    assert alone["accuracy_fast_kept"] == 0.5
+    assert {k for k, v in alone.items() if v is not None} == {"escalation_rate", "accuracy_fast_kept"}
 
 
 def test_cost_keeps_unmeasured_apart_from_free():

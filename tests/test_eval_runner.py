@@ -285,3 +285,23 @@ def test_official_numbers_take_an_unreadable_answer_as_nothing_flagged(tmp_path:
     assert found["strict"]["binary/leakage"][0] == 1.0
     strict = score(tmp_path / "run", Scoring(draws=0, metrics="strict"))
     assert "safewatch" not in strict["protocols"]
+
+
+def test_rescues_and_regressions_of_a_slow_path(small: Benchmark, tmp_path: Path) -> None:
+    """One clip kept, one rescued, one spoiled, one that both have right."""
+
+    class Routed(Faulty):
+        def predict(self, samples, policies):
+            rows = (
+                ("fast", 0.95, True), ("slow", 0.3, True), ("slow", 0.4, True), ("slow", 0.2, False),
+            )  # fmt: skip
+            for sample, (route, score_, flag) in zip(samples, rows, strict=True):
+                yield Prediction(
+                    id=sample.id, status="ok", route=route, fast_scores={"violence": score_}, prompt_tokens=9,
+                    flagged=("violence.fighting", "illegal.fire") if flag else (), scores={"violence": score_},
+                )  # fmt: skip
+
+    run(small, Routed(good=0, then=""), RunRequest(out=tmp_path / "run"))
+    found = score(tmp_path / "run", Scoring(draws=0))["routing"]
+    assert (found["escalation_rate"], found["rescues"], found["regressions"]) == (0.75, 1, 1)
+    assert (found["accuracy_fast_alone"], found["accuracy"]) == (0.75, 0.75)

@@ -31,7 +31,9 @@ def selective(confidence: FloatArray, wrong: BoolArray) -> dict[str, Any] | None
     }
 
 
-def routing(escalated: BoolArray, fast_right: BoolArray, final_right: BoolArray) -> dict[str, Any] | None:
+def routing(
+    escalated: BoolArray, fast_right: BoolArray, final_right: BoolArray, *, answered: bool = True
+) -> dict[str, Any] | None:
     """Return what escalation did; bool [N] each. None for no clips.
 
     A rescue is a clip that the fast path had wrong and the cascade right; a regression the other way round. `random`
@@ -45,7 +47,7 @@ def routing(escalated: BoolArray, fast_right: BoolArray, final_right: BoolArray)
     rate = float(escalated.mean())
     slow = ratio(float((escalated & final_right).sum()), float(escalated.sum()))
     fast_all = float(fast_right.mean())
-    return {
+    found: dict[str, Any] = {
         "escalation_rate": rate,
         "accuracy": float(final_right.mean()),
         "accuracy_fast_alone": fast_all,
@@ -56,3 +58,7 @@ def routing(escalated: BoolArray, fast_right: BoolArray, final_right: BoolArray)
         "rescues": rescued,
         "regressions": spoiled,
     }
+    return found if answered else {name: value if name in _WITHOUT_SLOW else None for name, value in found.items()}
+
+
+_WITHOUT_SLOW = frozenset({"escalation_rate", "accuracy_fast_kept"})
