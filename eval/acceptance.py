@@ -222,6 +222,10 @@ def _extra(name: str, metrics: Mapping[str, Any]) -> list[str]:
             for stem, row in stems.items()
         ]
         lines.append(f"- {name}, by subcategory: {'; '.join(each)}")
+    routing = metrics["routing"]
+    if routing:
+        kept = _short(routing["accuracy_fast_kept"])
+        lines.append(f"- {name} escalates {_short(routing['escalation_rate'])}; accuracy on what it keeps {kept}")
     selective, calibration = metrics["selective"], metrics["calibration"]
     if selective and calibration:
         any_ = calibration["any"]
