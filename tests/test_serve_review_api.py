@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from datetime import timedelta
 
+import databases
 import httpx
 import pytest
 import serving
@@ -14,9 +15,11 @@ from serving import Running
 REVIEWER = ("review", "read", "submit")
 
 
-@pytest.fixture(scope="module")
-def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    with serving.running(tmp_path_factory.mktemp("api"), settings={"policy": "screen"}) as run:
+@pytest.fixture(scope="module", params=databases.KINDS)
+def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    home = tmp_path_factory.mktemp("api")
+    settings = {"policy": "screen", "database_url": databases.fresh_url(request.param, home)}
+    with serving.running(home, settings=settings) as run:
         yield run
 
 
