@@ -13,6 +13,7 @@ from sqlalchemy.orm import Session
 
 from serve.blobs import Blobs
 from serve.jobs import ENDED, bury
+from serve.review import sessions
 from serve.service import Service
 from serve.settings import ServeSettings
 from serve.store.people import SignIn
@@ -33,8 +34,9 @@ def sweep(service: Service, now: datetime | None = None) -> Counter[str]:
     with service.database.write() as session:
         blobs = _contents(session, now, done) + _uploads(session, now, done)
         blobs += _records(session, service.serve, now, done)
-        for table in (IdempotencyKey, SignIn):
-            done[table.__tablename__] += _count(session, delete(table).where(table.expires_at <= now))
+        done["idempotency_keys"] += _count(session, delete(IdempotencyKey).where(IdempotencyKey.expires_at <= now))
+        # An ended session is kept for a while: the next one takes its preferences from there.
+        done["sign_ins"] += _count(session, delete(SignIn).where(SignIn.expires_at <= now - sessions.KEEP))
         old = now - timedelta(seconds=service.serve.record_seconds)
         done["score_history"] += _count(session, delete(ScoreHistory).where(ScoreHistory.at < old))
     for name in blobs:  # after the rows are gone for good: a file without a row is swept later, a row without one lies

@@ -22,6 +22,7 @@ from serve.review import overrides, rendering, sessions
 from serve.routes.review_content import type_of
 from serve.store.people import Override, Review, SignIn
 from serve.store.tables import Evidence, Tenant, utc_now
+from serve.sweeping import sweep
 
 CLIP = render(frames=30)
 HOSTILE = "<img src=x onerror=alert(1)>\"'><script>alert(2)</script>\u202egpj.exe"
@@ -312,9 +313,17 @@ def test_preferences_are_remembered_over_sessions(server: Running, ana: Browser)
     ana.post("/review/preferences", name="blur", value="off")
     ana.post("/review/preferences", name="nonsense", value="off")
     ana.post("/review/sign-out")
+    sweep(server.service)
     ana.http.post("/review/sign-in", data={"key": ana.key.key})
     ana.token = ""
     assert 'data-blur="off" data-grey="on" data-mute="on"' in ana.get("/review").text
+
+
+def test_a_session_of_long_ago_is_swept(server: Running, ana: Browser) -> None:
+    ana.post("/review/sign-out")
+    sweep(server.service, utc_now() + sessions.KEEP + timedelta(minutes=1))
+    with server.service.database.read() as session:
+        assert session.scalars(select(SignIn).where(SignIn.key_id == ana.key.id)).all() == []
 
 
 def test_an_example_waits_for_a_second_person_and_then_teaches_the_policy(server: Running, ana: Browser) -> None:
