@@ -90,6 +90,8 @@ def test_every_beginning_of_a_balanced_selection_is_balanced(name: str, settings
 
 @pytest.mark.parametrize("scorer", plugins.names("scorer"))
 def test_any_scorer_pairs_with_any_selector(scorer: str) -> None:
+    if scorer == "kronfluence":
+        pytest.importorskip("kronfluence", reason="optional: pip install kronfluence")
     data = blobs(rows=60, queries=8, classes=3, flips=0.1)
     head = warm_up(data.train, WarmUpConfig(adam=True, folds=2, curvature_rows=32))
     pool, queries = describe(head, data.train), describe(head, data.queries, training=False)
