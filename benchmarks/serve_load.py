@@ -260,11 +260,12 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=5.0, help="of each measurement; 0 for none")
     parser.add_argument("--soak", type=float, default=0.0, help="seconds; 0 for none")
     parser.add_argument("--pause", type=float, default=1.0, help="seconds between requests of a soaking client")
+    parser.add_argument("--kinds", default="text,image,clip")
     parser.add_argument("--out", type=Path)
     options = parser.parse_args()
     if shutil.which("wrk") is None:
         sys.exit("wrk is needed: apt-get install wrk")
-    contents = inputs()
+    contents = {kind: content for kind, content in inputs().items() if kind in options.kinds.split(",")}
     old = json.loads(options.out.read_text()) if options.out and options.out.exists() else {}
     found: dict[str, Any] = {"load": {}, "direct": {}, "overhead": {}} | old | {"machine": MACHINE}
     with tempfile.TemporaryDirectory() as name:

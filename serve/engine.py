@@ -87,6 +87,11 @@ class Engine:
         """Return the policy that decides on texts."""
         return self._base.text_policy(policy)
 
+    def require_room(self, media: int) -> None:
+        """Raise `Capacity` where so many images and clips would not be taken now; `submit_media` asks again."""
+        if media and self._pending + media > self._max_pending:
+            raise Capacity(f"{self._pending} images and clips wait already; at most {self._max_pending} may.")
+
     def submit_media(self, source: Path | bytes, policy: Policy | None, *, name: str) -> Future[Verdict]:
         """Put an image or a clip in line. Raises `Capacity` where too many wait."""
         with self._lock:

@@ -19,7 +19,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.requests import ClientDisconnect
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from guard.errors import GuardError, RateLimited, TooLarge
+from guard.errors import Capacity, GuardError, RateLimited, TooLarge
 from serve.keys import Principal
 from serve.problems import problem
 from serve.request_errors import InvalidRequest, Unauthorized
@@ -103,6 +103,9 @@ class Front:
         declared = Headers(scope=scope).get("content-length", "")
         if declared.isascii() and declared.isdigit() and int(declared) > limit:
             raise _too_large(limit)
+        if scope["path"] == "/v1/moderations" and len(declared) > 5 and not self._service().engine.ready():
+            # 100 kB and more are no text: what will be refused need not be read first
+            raise Capacity("As many images and clips wait already as may.")
         seconds, seen, begun = self._service().serve.body_seconds, 0, time.monotonic()
 
         async def bounded() -> Message:

@@ -22,6 +22,8 @@ from serve.request_errors import InvalidRequest, SyncTimeout
 from serve.schemas import ModerationRequest, ModerationResponse
 
 router = APIRouter(prefix="/v1", tags=["moderation"])
+_READING = asyncio.Semaphore(4)
+"""Requests whose content is decoded at once: a crowd of them would keep the interpreter from those who judge."""
 MODEL = f"video-guard-{__version__}"
 
 
@@ -45,7 +47,9 @@ async def moderate(body: ModerationRequest, service: ServiceDep, who: Submitter)
     if all(one.kind == "text" for one in inputs) and service.policies.needs_no_query(who.tenant_id, body.policy):
         asked = ask(service, who, inputs, body.policy)
     else:
-        asked = await run_in_threadpool(ask, service, who, inputs, body.policy)
+        service.engine.require_room(sum(one.kind != "text" for one in inputs))  # before a byte of it is decoded
+        async with _READING:
+            asked = await run_in_threadpool(ask, service, who, inputs, body.policy)
     verdicts = await _answers(service, who, asked, body.policy)
     if not service.overrides.none_for(who.tenant_id):
         verdicts = await run_in_threadpool(with_overrides, service, who, verdicts, body.policy)
