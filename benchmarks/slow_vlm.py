@@ -90,12 +90,19 @@ def validity(url: str, count: int) -> dict[str, Any]:
     views = [rendered_examples.view(HELD_OUT + i) for i in range(count)]
     requests = [replace(v.reasoning(max_tokens=700, temperature=1.0), top_logprobs=0) for v in views]
     made, _ = asyncio.run(generate(url, requests, 64))
-    valid = 0
-    for request, generation in zip(requests, made, strict=True):
-        if isinstance(generation, Generation) and generation.finish_reason == "stop":
-            jsonschema.validate(json.loads(generation.text), dict(request.schema or {}))
-            valid += 1
-    return {"asked": count, "schema_valid": valid}
+    return {"asked": count, "schema_valid": sum(map(fits, requests, made))}
+
+
+def fits(request: Request, generation: Generation | Exception) -> bool:
+    """Whether an answer is there, whole, and what its schema says."""
+    if not isinstance(generation, Generation) or generation.finish_reason != "stop":
+        return False
+    try:
+        jsonschema.validate(json.loads(generation.text), dict(request.schema or {}))
+    except (ValueError, jsonschema.ValidationError) as error:
+        print(f"not valid: {str(error)[:300]}", file=sys.stderr)
+        return False
+    return True
 
 
 def speed(running: Server, count: int) -> list[dict[str, Any]]:

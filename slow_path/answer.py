@@ -27,11 +27,12 @@ TIME_SLACK_SECONDS = 0.05
 """Half of the last digit shown: an answer that says 2.0 for the end of a video of 1.96 s means its end."""
 
 
-_PLAIN = r"[ !#-\[\]-~\u00a0-\u200a\u2010-\u2027\u202f-\u205f\u2070-\ud7ff\uf900-\ufffd]"
+_PLAIN = r"[ !#-\[\]-~\u00a0-\u07ff\u0801-\u200a\u2010-\u2027\u202f-\u205f\u2070-\ud7ff\uf900-\ufffd]"
 """One sign of a text: no quote, backslash, control, zero-width or direction-changing one, none for private use.
 
 A pattern and not `maxLength`: under `maxLength` the grammar that xgrammar 0.2.8 makes lets raw tabs and other control
-characters into a string, which is then no JSON (seen with a random model behind vLLM 0.32).
+characters into a string, which is then no JSON (seen with a random model behind vLLM 0.32). And U+0800 is left out,
+since with a range that holds it that grammar takes byte sequences for a sign that are no UTF-8 (E0 80 80).
 """
 
 
