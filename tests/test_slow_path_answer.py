@@ -63,6 +63,14 @@ def test_times_are_text_in_the_form_and_numbers_are_read_as_well() -> None:
         assert read(broken).error_code == "vlm_invalid_schema", wrong
 
 
+def test_text_may_be_of_any_script_but_not_what_grammars_get_wrong() -> None:
+    pattern = schema(QUESTION)["properties"]["reason"]["pattern"]
+    for text in ("Grüße", "墻", "नमस्ते", "ไทย", "한국어", "עברית"):
+        assert re.fullmatch(pattern, text), text
+    for text in ("\u0800", '"', "\\", "\n", "\u200b", "\u202e", "\ue000"):
+        assert not re.fullmatch(pattern, text), repr(text)
+
+
 def test_the_answer_form_fits_its_own_schema() -> None:
     jsonschema.Draft202012Validator(schema(QUESTION)).validate(answer())
 
