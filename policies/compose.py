@@ -16,10 +16,10 @@ from types import MappingProxyType
 from typing import TypeAlias
 
 from guard.errors import InvalidPolicy
-from guard.types import Policy, Rule, RuleState
+from guard.types import Policy, Rule
 from policies.canonical import make_policy, patch_to_plain, rules_to_plain
-from policies.locks import check_lock, is_locked
-from policies.patch import Patch, claimant, merge, to_patches, to_rule
+from policies.locks import check_follows, check_lock, is_locked
+from policies.patch import Patch, claimant, merge, state_of, to_patches, to_rule
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +96,7 @@ def compose(base: Base, layers: Sequence[Layer] = ()) -> Composed:
         for category, patch in layer.patches.items():
             check_lock(patch, below, layer.name, lambda c: _locker(steps, c))
             patches[category] = merge(below[category], patch) if category in below else _complete(patch, layer)
+        check_follows(patches, below, layer.name, lambda c: _locker(steps, c))
         for category, patch in layer.patches.items():
             steps.setdefault(category, []).append(Step(layer=layer.name, says=patch_to_plain(patch)))
     policy = make_policy(
@@ -120,6 +121,7 @@ def merge_layers(lower: Layer, upper: Layer) -> Layer:
     for category, patch in upper.patches.items():
         check_lock(patch, lower.patches, upper.name, lambda _: lower.name)
         merged[category] = merge(lower.patches[category], patch) if category in lower.patches else patch
+    check_follows(merged, lower.patches, upper.name, lambda _: lower.name)
     names, versions = (lower.name, upper.name), (lower.version, upper.version)
     return Layer(name="/".join(names), patches=merged, version="/".join(v for v in versions if v))
 
@@ -140,26 +142,9 @@ def _complete(patch: Patch, layer: Layer) -> Patch:
 
 def _resolve(patches: Mapping[str, Patch]) -> dict[str, Rule]:
     return {
-        category: to_rule(patch, state=_state(patch, patches), locked=is_locked(category, patches) is not None)
+        category: to_rule(patch, state=state_of(patch, patches), locked=is_locked(category, patches) is not None)
         for category, patch in patches.items()
     }
-
-
-def _state(patch: Patch, patches: Mapping[str, Patch]) -> RuleState:
-    """Return the state of a rule that names none.
-
-    An extension follows the rule that it widens. Where that rule has gone from the layer below, the extension stays and
-    flags: what somebody asked to have looked at is not dropped in silence. Chains of extensions end the same way.
-    """
-    seen: set[str] = set()
-    current = patch
-    while current.state is None and current.extends and current.category not in seen:
-        seen.add(current.category)
-        below = patches.get(current.extends)
-        if below is None:
-            break
-        current = below
-    return current.state or "flag"
 
 
 def _say_all(says: Mapping[str, object]) -> str:

@@ -84,6 +84,23 @@ def claimant(category: str, rules: Container[str]) -> str | None:
     return next((node for node in above(category) if node in rules), None)
 
 
+def state_of(patch: Patch, patches: Mapping[str, Patch]) -> RuleState:
+    """Return the state of a rule, also of one that names none.
+
+    An extension follows the rule that it widens. Where that rule has gone from the layer below, the extension stays and
+    flags: what somebody asked to have looked at is not dropped in silence. Chains of extensions end the same way.
+    """
+    seen: set[str] = set()
+    current = patch
+    while current.state is None and current.extends and current.category not in seen:
+        seen.add(current.category)
+        below = patches.get(current.extends)
+        if below is None:
+            break
+        current = below
+    return current.state or "flag"
+
+
 def to_patches(rules: Mapping[str, Rule]) -> dict[str, Patch]:
     """Return the patches that make `rules` out of nothing, leaving unsaid what follows from another rule."""
     return {category: _to_patch(rule, rules) for category, rule in rules.items()}

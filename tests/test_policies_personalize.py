@@ -5,9 +5,10 @@ import pytest
 from guard.errors import InvalidPolicy, RuleLocked
 from guard.types import Exemplar
 from policies import names, personalize
-from policies.compose import compose
+from policies.compose import Layer, compose, merge_layers
 from policies.edits import History
 from policies.load import load_policy, parse_policy
+from policies.patch import Patch
 from policies.personalize import By
 
 BY = By(author="ann", at="2026-01-01T00:00:00+00:00", note="asked for by the community")
@@ -107,6 +108,28 @@ def test_a_rule_below_a_locked_one_cannot_be_slipped_in_looser(empty):
     user = History(name="user")
     with pytest.raises(InvalidPolicy, match="locked"):  # nor by way of the stricter rule
         unblock(user, "violence.fighting", stricter.composed)
+
+
+def test_a_locked_rule_is_not_loosened_by_way_of_a_rule_that_it_follows():
+    slip = {
+        "custom.n": Patch(category="custom.n", state="off"),
+        "violence.weapon": Patch(category="violence.weapon", extends="custom.n", definition="x"),
+    }
+    platform = parse_policy("name: p\nversion: 1\nrules: {violence: {state: block, locked: true}}")
+    with pytest.raises(RuleLocked, match=r"follows 'custom\.n', to 'off'.*'violence' \(which covers"):
+        compose(platform, [Layer(name="user", patches=slip)])
+    locks = Layer(name="p", patches={"violence": Patch(category="violence", state="block", locked=True)})
+    with pytest.raises(RuleLocked):
+        merge_layers(locks, Layer(name="user", patches=slip))
+    following = parse_policy(
+        "name: p\nversion: 1\nrules: {violence: {state: block, locked: true}, custom.a: {state: block}, "
+        "violence.weapon: {extends: custom.a}}"
+    )
+    milder = Layer(name="user", patches={"custom.a": Patch(category="custom.a", state="flag")})
+    with pytest.raises(RuleLocked, match=r"to 'flag'"):
+        compose(following, [milder])
+    alike = {"violence.weapon": Patch(category="violence.weapon", extends="violence", definition="x")}
+    assert compose(platform, [Layer(name="user", patches=alike)]).policy.rules["violence.weapon"].state == "block"
 
 
 def test_unblock_of_something_unknown_is_refused_with_a_guess(empty):

@@ -18,6 +18,7 @@ from policies.patch import STRICTNESS, Patch, merge
 from policies.personalize import By
 
 CATEGORIES = ("violence", "violence.fighting", "illegal.fire", "illegal.fire.smoke", "custom.parkour", "custom.more")
+EXTENDS = {"custom.more": "illegal.fire", "violence.fighting": "custom.parkour", "illegal.fire.smoke": "illegal.fire"}
 BY = By(author="tester", at="2026-01-01T00:00:00+00:00")
 EMPTY = make_policy(name="empty", version="1", rules={})
 
@@ -32,7 +33,7 @@ thresholds = st.tuples(st.floats(0, 1), st.floats(0, 1)).map(
 @st.composite
 def patches(draw, category, *, complete):
     locked = draw(st.sampled_from([None, None, None, True, False]))
-    extends = "illegal.fire" if category == "custom.more" and draw(st.booleans()) else ""
+    extends = EXTENDS.get(category, "") if draw(st.booleans()) else ""
     stated = locked or (complete and not extends)
     return Patch(
         category=category,
