@@ -11,6 +11,10 @@ import pytest
 import serving
 from review_cases import FIGHT, add_job, sha, verdict
 from serving import Running
+from sqlalchemy import select
+
+from guard.types import PolicyRef
+from serve.store.people import Override
 
 REVIEWER = ("review", "read", "submit")
 
@@ -61,6 +65,32 @@ def test_claim_decide_and_undo(server: Running, ana: httpx.Client) -> None:
     assert ana.get("/v1/queue").json()["data"][0]["held"] is True
     assert ana.post(f"/v1/queue/{item['id']}/skip", json={"reason": "not sure"}).json()["skips"] == 1
     assert ana.post("/v1/queue/claim", json={}).status_code == 204
+
+
+def test_what_a_relabelling_came_to_is_the_final_decision(server: Running, ana: httpx.Client) -> None:
+    job_id = job(server, ana, 31, score=0.02, decision="allow", queued=False)
+    body = {"job_id": job_id, "decision": "relabel", "categories": [FIGHT], "reason": "a brawl after all"}
+    assert ana.post("/v1/reviews", json=body).status_code == 201
+    with server.service.database.read() as session:
+        assert session.scalar(select(Override.decision).where(Override.job_id == job_id)) == "block"
+    assert ana.get(f"/v1/jobs/{job_id}/result").json()["final_decision"] == "block"
+    assert [s["puid"] for s in ana.get("/v1/exports/dsa").json()["statements"]] == [job_id]
+    ana.post("/v1/appeals", json={"job_id": job_id, "statement": "It is a dance."}).raise_for_status()
+    ana.headers["authorization"] = f"Bearer {server.key('review', 'read', tenant=ana.headers['x-test-tenant'])}"
+    ana.post("/v1/queue/claim", json={}).raise_for_status()
+    ana.post("/v1/reviews", json={"job_id": job_id, "decision": "allow"}).raise_for_status()
+    assert ana.get("/v1/appeals").json()["data"][0]["status"] == "accepted"
+    assert ana.get(f"/v1/jobs/{job_id}/result").json()["final_decision"] == "allow"
+
+
+def test_a_policy_that_has_gone_cannot_say_what_a_relabelling_means(server: Running, ana: httpx.Client) -> None:
+    gone = PolicyRef(name="layer:gone", version="1", hash="e" * 64)
+    job_id = job(server, ana, 32, policy=gone, queued=False)
+    body = {"job_id": job_id, "decision": "relabel", "categories": [FIGHT], "reason": "a brawl"}
+    answer = ana.post("/v1/reviews", json=body)
+    assert answer.status_code in (400, 422)
+    assert "not there any more" in answer.json()["detail"]
+    assert ana.post("/v1/reviews", json=body | {"decision": "block"}).status_code == 201
 
 
 def test_the_queue_is_read_in_pages_by_reason(server: Running, ana: httpx.Client) -> None:

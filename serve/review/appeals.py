@@ -107,8 +107,9 @@ def appeals_of(session: Session, tenant_id: str, *, status: str | None = None, l
 
 def _outcome_before(session: Session, item: ReviewItem, moment: datetime) -> str | None:
     before = decisions.latest_review(session, item.tenant_id, item.job_id, before=moment)
-    if before is not None:
-        return before.decision if before.decision != "relabel" else ("block" if before.categories else "allow")
+    word = decisions.outcome_of(session, before)
+    if word is not None:
+        return word
     job = session.get(Job, item.job_id)
     return job.decision if job is not None else None
 

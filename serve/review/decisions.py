@@ -182,6 +182,16 @@ def latest_review(session: Session, tenant_id: str, job_id: str, *, before: date
     return session.scalar(query.order_by(Review.created_at.desc(), Review.id.desc()).limit(1))
 
 
+def outcome_of(session: Session, review: Review | None) -> Word | None:
+    """Return what a decision came to, for `relabel` the word that it put on the content; None where nothing."""
+    if review is None or review.decision == "escalate":
+        return None
+    if review.decision in ("allow", "block"):
+        return "allow" if review.decision == "allow" else "block"
+    word = session.scalar(select(Override.decision).where(Override.review_id == review.id))
+    return None if word is None else "allow" if word == "allow" else "block"
+
+
 def own_job(session: Session, principal: Principal, job_id: str) -> Job:
     """Return a job of the tenant. Raises `NotFound`, also for what belongs to another."""
     job = session.get(Job, job_id)

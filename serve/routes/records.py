@@ -13,7 +13,7 @@ from serve.cursors import open_cursor, seal
 from serve.depends import Admin, Reader, ServiceDep, problems
 from serve.dsa import statement
 from serve.request_errors import InvalidRequest
-from serve.review.decisions import latest_review
+from serve.review.decisions import latest_review, outcome_of
 from serve.store.people import AuditEntry
 from serve.store.tables import Job, Result
 
@@ -76,15 +76,13 @@ def dsa(
     with service.database.read() as session:
         for job in session.scalars(query.order_by(Job.finished_at, Job.id).execution_options(yield_per=_DSA_PAGE)):
             result, review = session.get_one(Result, job.id), latest_review(session, who.tenant_id, job.id)
-            stands = (
-                review.decision if review is not None and review.decision in ("allow", "block") else result.decision
-            )
-            if stands != "block":
+            human = outcome_of(session, review)
+            if (human or result.decision) != "block":
                 continue
             if len(found) == _DSA_PAGE:
                 assert last is not None  # noqa: S101 - a page has been filled
                 moment = last.finished_at or last.created_at
                 return {"statements": found, "next_cursor": seal(service, who, question, [moment.isoformat(), last.id])}
-            found.append(statement(job, result, review if review and review.decision == "block" else None))
+            found.append(statement(job, result, review if human == "block" else None))
             last = job
     return {"statements": found, "next_cursor": None}

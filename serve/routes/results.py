@@ -13,7 +13,7 @@ from serve.audit import append
 from serve.cursors import open_cursor, seal
 from serve.depends import Reader, Reviewer, ServiceDep, problems
 from serve.request_errors import Conflict, Gone, NotFound
-from serve.review.decisions import latest_review
+from serve.review.decisions import latest_review, outcome_of
 from serve.schemas import EvidenceView, JobView, ResultView
 from serve.service import Service
 from serve.signing import TokenError
@@ -45,7 +45,8 @@ def result(
         job = jobs.own_job(session, who.tenant_id, job_id)
         if job.status not in jobs.ENDED:
             return JSONResponse(job_view(job), 202, headers={"Retry-After": "1"})
-        row, review = session.get(Result, job.id), latest_review(session, who.tenant_id, job.id)
+        row = session.get(Result, job.id)
+        human = outcome_of(session, latest_review(session, who.tenant_id, job.id))
     if row is None:
         raise Conflict("The job was canceled; it has no result.")
     question = {"result": job_id, "aggregate": aggregate, "category": category, "min": min_score, "sort": sort}
@@ -53,7 +54,6 @@ def result(
     start = int(place[0]) if place else 0
     found = places(row.verdict, aggregate, category=category, min_score=min_score, sort=sort)
     end = start + limit
-    human = review.decision if review is not None and review.decision in ("allow", "block") else None
     return {
         "job_id": job.id,
         "decision": row.decision,
@@ -75,7 +75,7 @@ def evidence(job_id: str, service: ServiceDep, who: Reviewer) -> list[dict[str, 
     with service.database.write() as session:
         job = jobs.own_job(session, who.tenant_id, job_id)
         rows = session.scalars(select(Evidence).where(Evidence.job_id == job.id).order_by(Evidence.number)).all()
-        append(session, who.tenant_id, actor=who.name, action="evidence.listed", subject=job.id)
+        append(session, who.tenant_id, actor=who.key_id, action="evidence.listed", subject=job.id)
     return [
         {
             "number": row.number, "seconds": row.seconds, "category": row.category, "score": row.score,
@@ -125,7 +125,7 @@ def content(job_id: str, service: ServiceDep, who: Reviewer) -> Response:
     """Give the content back as it came, while it is kept; ranges are answered. Who asked is on record."""
     with service.database.write() as session:
         job = jobs.own_job(session, who.tenant_id, job_id)
-        append(session, who.tenant_id, actor=who.name, action="content.read", subject=job.id)
+        append(session, who.tenant_id, actor=who.key_id, action="content.read", subject=job.id)
     if job.blob is None:
         raise Gone("The content is no longer kept.")
     return _file(service, job.blob, "application/octet-stream")

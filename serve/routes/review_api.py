@@ -218,16 +218,16 @@ def withdraw(override_id: Id, service: ServiceDep, who: Admin) -> Response:
 
 
 def policy_of_job(service: Service, tenant_id: str, job_id: str) -> Policy | None:
-    """Return the policy that decided a job, as it is now; that of the service where it has gone."""
+    """Return the policy that decided a job, as it is now; None where it has gone: another one has other rules."""
     with service.database.read() as session:
         result = session.get(Result, job_id)
     if result is None or result.tenant_id != tenant_id:
         return None
+    base = service.engine.guard.policy
     try:
-        named = service.policies.resolve(tenant_id, result.policy_name)
-    except PolicyNotFound:
-        named = service.policies.resolve(tenant_id, None)
-    return named or service.engine.guard.policy
+        return service.policies.resolve(tenant_id, result.policy_name)
+    except PolicyNotFound:  # the service's own may come from a file, which no request can name
+        return base if base.name == result.policy_name else None
 
 
 def base_policy(service: Service) -> str:
