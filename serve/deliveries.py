@@ -11,14 +11,13 @@ import random
 import secrets
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 
 import httpcore
-from sqlalchemy import or_, select
+from sqlalchemy import func, or_, select, update
 from sqlalchemy.orm import Session
 
 from guard.errors import GuardError, UrlBlocked, UrlFetchFailed
@@ -72,19 +71,19 @@ class Answer:
 def claim(session: Session, owner: str, now: datetime, rules: SendRules, signer: Signer) -> list[Due]:
     """Take what is due, the longest overdue first, at most two for one target."""
     free = or_(Delivery.lease_until.is_(None), Delivery.lease_until <= now)
-    query = select(Delivery).where(Delivery.status == "pending", Delivery.next_attempt_at <= now, free)
-    query = query.order_by(Delivery.next_attempt_at, Delivery.id).limit(20 * rules.at_once)
-    rows = session.scalars(query.with_for_update(skip_locked=True)).all()
+    waits = (Delivery.status == "pending", Delivery.next_attempt_at <= now, free)
+    order = (Delivery.next_attempt_at, Delivery.id)
+    # Ranked before the limit: a thousand overdue ones of one receiver would fill any window, and hide all others.
+    place = func.row_number().over(partition_by=(Delivery.tenant_id, Delivery.target, Delivery.url), order_by=order)
+    ranked = select(Delivery.id, place.label("place")).where(*waits).subquery()
+    query = select(Delivery).where(*waits, Delivery.id.in_(select(ranked.c.id).where(ranked.c.place <= _PER_TARGET)))
+    rows = session.scalars(query.order_by(*order).limit(4 * rules.at_once).with_for_update(skip_locked=True)).all()
     taken: list[Due] = []
-    busy = Counter[tuple[str, str]]()
     for row in rows:
         keys = _keys(session, row, now, signer)
         if not keys:
-            row.status = "dead"
-            continue
-        where = (row.tenant_id, row.target if row.target != CALLBACK else row.url)
-        if len(taken) < rules.at_once and busy[where] < _PER_TARGET:
-            busy[where] += 1
+            _give_up_all(session, row, now)
+        elif len(taken) < rules.at_once:
             row.lease_owner, row.lease_until = owner, now + timedelta(seconds=rules.lease_seconds)
             taken.append(_due(row, keys))
     return taken
@@ -168,6 +167,9 @@ class DeliveryWorker:
             except GuardError as error:
                 log.warning("webhooks wait: %s", error.code)
                 sent = 0
+            except Exception:  # one bad delivery must not end the sending of all others
+                log.exception("webhooks wait")
+                sent = 0
             if sent == 0:
                 self._wake.wait(self._idle)
                 self._wake.clear()
@@ -224,6 +226,12 @@ def _keys(session: Session, row: Delivery, now: datetime, signer: Signer) -> tup
 def _secrets(endpoint: WebhookEndpoint, now: datetime) -> tuple[str, ...]:
     old, until = endpoint.previous_secret, endpoint.previous_until
     return (endpoint.secret, old) if old and until and until > now else (endpoint.secret,)
+
+
+def _give_up_all(session: Session, row: Delivery, now: datetime) -> None:
+    """End all that is due for an endpoint that is not there any more, or switched off."""
+    due = (Delivery.tenant_id == row.tenant_id, Delivery.target == row.target, Delivery.next_attempt_at <= now)
+    session.execute(update(Delivery).where(*due, Delivery.status == "pending").values(status="dead"))
 
 
 def _disable(session: Session, row: Delivery, why: str) -> None:

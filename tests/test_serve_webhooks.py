@@ -344,6 +344,42 @@ def test_one_receiver_cannot_take_every_sender(database: Database) -> None:
     assert sorted(d.url for d in due) == ["http://other.example/"] * 2 + ["http://slow.example/"] * 2
 
 
+def test_a_long_line_of_one_receiver_does_not_hide_the_others(database: Database) -> None:
+    endpoint(database, "http://slow.example/", events=["moderation.ping"])
+    for _ in range(300):
+        tell(database)
+    endpoint(database, "http://late.example/", events=["moderation.ping"])
+    tell(database)
+    with database.write() as session:
+        due = deliveries.claim(session, "w", utc_now(), SendRules(at_once=8), SIGNER)
+    assert "http://late.example/" in {d.url for d in due}
+
+
+def test_the_sender_goes_on_after_an_error_that_nobody_foresaw(database: Database) -> None:
+    import threading
+
+    chances = iter([ZeroDivisionError])
+
+    def chance() -> float:
+        for error in chances:
+            raise error
+        return 0.5
+
+    with serving({"/hook": body(b"")}) as web:
+        endpoint(database, f"{web.url}/hook")
+        rules = SendRules(reach=OPEN, lease_seconds=0.1)
+        worker = DeliveryWorker(database, SIGNER, rules, idle_seconds=0.05, chance=chance)
+        thread = threading.Thread(target=worker.run)
+        thread.start()
+        tell(database)
+        deadline = time.monotonic() + 10
+        while only(database)[0].status != "delivered":
+            assert time.monotonic() < deadline
+            time.sleep(0.05)
+        worker.close()
+        thread.join(5)
+
+
 def test_a_deleted_endpoint_leaves_no_delivery_waiting(database: Database, worker: DeliveryWorker) -> None:
     made = endpoint(database, "http://hooks.example/")
     tell(database)
