@@ -13,8 +13,8 @@ import secrets
 import socket
 import threading
 import time
-from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, wait
 from dataclasses import dataclass
 from datetime import timedelta
 from itertools import islice
@@ -171,13 +171,27 @@ class BatchWorker:
         if not self._keep(batch.id, []):  # cancelled before it was begun
             return
         while chunk := list(islice(lines, CHUNK)):
-            answers = list(self._threads.map(lambda row: self._answer(row, who, batch.policy), chunk))
+            try:
+                answers = self._answers(chunk, who, batch.policy)
+            except Capacity:  # shutting down: no answer at all rather than a 503 that would stand for good
+                self._give_back(batch.id)
+                return
             if not self._keep(batch.id, answers):
                 return
             if self._stop.is_set():
                 self._give_back(batch.id)
                 return
         self._finish(batch.id)
+
+    def _answers(self, chunk: Sequence[Row], who: Principal, policy: str | None) -> list[BatchLine]:
+        """Answer lines side by side. The lease is renewed meanwhile: clips may take longer than any lease."""
+        asked = [self._threads.submit(self._answer, row, who, policy) for row in chunk]
+        while wait(asked, timeout=self._lease_seconds / 3).not_done:
+            if not self._keep(who.key_id, []):  # cancelled, or somebody else's: what has not begun need not
+                for one in asked:
+                    one.cancel()
+                return []
+        return [one.result() for one in asked]
 
     def _answer(self, row: Row, who: Principal, policy: str | None) -> BatchLine:
         service, request_id = self._service, f"{who.key_id}-{row.number}"
@@ -188,6 +202,8 @@ class BatchWorker:
                 raise InvalidRequest("The line has no body.")
             body = _moderate(service, who, row.body, policy)
             status = 200
+        except Capacity:
+            raise
         except GuardError as error:
             status = failure_of(error).status
             body = problem_body(error, status=status, instance=ENDPOINT, request_id=request_id)
@@ -211,12 +227,7 @@ class BatchWorker:
                 batch.completed += line.status == 200
                 batch.failed += line.status != 200
             if batch.cancel_requested:
-                batch.status, batch.finished_at, batch.lease_owner, batch.lease_until = (
-                    "cancelled",
-                    utc_now(),
-                    None,
-                    None,
-                )
+                _end(batch, "cancelled")
                 return False
             batch.lease_until = utc_now() + timedelta(seconds=self._lease_seconds)
             return True
@@ -225,13 +236,7 @@ class BatchWorker:
         with self._service.database.write() as session:
             batch = session.get_one(Batch, batch_id, with_for_update=True)
             if batch.lease_owner == self._owner:
-                batch.status, batch.finished_at, batch.lease_owner, batch.lease_until = (
-                    "completed",
-                    utc_now(),
-                    None,
-                    None,
-                )
-                batch.purge_at = utc_now()  # the requests, which hold content; the answers stay
+                _end(batch, "completed")
 
     def _give_back(self, batch_id: str) -> None:
         with self._service.database.write() as session:

@@ -128,4 +128,37 @@ def test_a_batch_is_cancelled_and_nobody_elses(server: serving.Running, client: 
     with server.service.database.write() as session:
         session.get_one(Batch, batch_id).lease_until = utc_now() - timedelta(seconds=1)
     assert ended(client, batch_id)["status"] == "cancelled"
+    with server.service.database.read() as session:
+        assert session.get_one(Batch, batch_id).purge_at is not None  # the requests hold content, and go
     assert client.post(f"/v1/batches/{batch_id}/cancel").status_code == 409
+
+
+def test_a_batch_keeps_its_lease_through_lines_that_take_long(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with serving.running(tmp_path) as server, server.client("submit", "read") as client:
+        batch_id = client.post("/v1/batches", content=line("1", {"input": "text"})).json()["id"]
+        first, second = BatchWorker(server.service), BatchWorker(server.service)
+        monkeypatch.setattr(BatchWorker, "_lease_seconds", 0.6)
+        answer, taken = first._answer, []
+
+        def slow(*args: Any) -> Any:
+            time.sleep(1.5)
+            taken.append(second.run_one())
+            return answer(*args)
+
+        monkeypatch.setattr(first, "_answer", slow)
+        assert first.run_one()
+        assert taken == [False]
+        assert client.get(f"/v1/batches/{batch_id}").json()["status"] == "completed"
+
+
+def test_a_line_that_a_shutdown_met_is_answered_by_the_next_worker(tmp_path: Path) -> None:
+    with serving.running(tmp_path) as server, server.client("submit", "read") as client:
+        batch_id = client.post("/v1/batches", content=line("1", {"input": "text"})).json()["id"]
+        server.service.stopping.set()
+        server.service.engine._texts._max_pending = 0
+        assert BatchWorker(server.service).run_one()
+        assert output(client, batch_id) == []
+        server.service.stopping.clear()
+        server.service.engine._texts._max_pending = 100
+        assert BatchWorker(server.service).run_one()
+        assert [row["response"]["status_code"] for row in output(client, batch_id)] == [200]
