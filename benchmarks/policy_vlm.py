@@ -295,7 +295,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     settings = replace(profile(given.profile), mode="reason", samples=1, answer_attempts=1, deadline_seconds=600)
     if given.weights is not None:
         serving = ServerSettings(port=server.free_port(), images=8, max_model_len=2048, kv_cache_gib=1, threads=1)
-        with server.running(str(given.weights), serving) as running:
+        with server.running(str(given.weights), serving, log=given.out.with_suffix(".log")) as running:
             found = measured(asking(running.url, None, settings), given.clips)
     else:
         found = measured(asking(given.endpoint, given.model, settings), given.clips)

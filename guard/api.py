@@ -227,6 +227,8 @@ def _stages(settings: Settings, policy: Policy, limits: Limits) -> Stages:
     for problem in examples.problems:
         log.warning("%s", problem)
     detectors += (examples.detector,) if examples.detector is not None else ()
+    judge = _judge(settings, decoder) if settings.slow_url else None
+    judged_by = {"slow_path:settings": judge.fingerprint} if judge is not None else {}
     return Stages(
         decoder=decoder,
         detectors=detectors,
@@ -238,8 +240,8 @@ def _stages(settings: Settings, policy: Policy, limits: Limits) -> Stages:
             )
         ),
         calibrators=calibrators,
-        judge=_judge(settings, decoder) if settings.slow_url else None,
-        versions=versions(detectors, calibrators),
+        judge=judge,
+        versions=versions(detectors, calibrators) | judged_by,
     )
 
 

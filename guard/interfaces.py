@@ -163,6 +163,11 @@ class Judge(Protocol):
         """Engine and model, as verdicts show it."""
         ...
 
+    @property
+    def fingerprint(self) -> str:
+        """Identifies what it was told to ask for and to trust."""
+        ...
+
     async def judge(self, cases: Sequence[Case]) -> list[Judgement]:
         """Judge a batch. Never raises for one case: a failure is a `Judgement` with a status and an error code."""
         ...

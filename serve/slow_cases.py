@@ -28,6 +28,7 @@ class _Recorder:
     """A judge that keeps the cases and answers none."""
 
     name: str = "recorder"
+    fingerprint: str = ""
     cases: dict[str, list[Case]] = field(default_factory=dict)
 
     async def judge(self, cases: Sequence[Case]) -> list[Judgement]:

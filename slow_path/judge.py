@@ -22,7 +22,7 @@ from slow_path.confidence import yes_probability
 from slow_path.engine import Engine
 from slow_path.failures import RETRYABLE_ANSWERS, EngineFailure, FailureCode
 from slow_path.frames import FrameBudget, select, shown
-from slow_path.settings import JudgeSettings, configured
+from slow_path.settings import JudgeSettings, configured, fingerprint
 from slow_path.view import View, asked_rules, is_high, question_for
 
 __all__ = ["FrameSource", "JudgeSettings", "VlmJudge", "from_url"]
@@ -56,6 +56,11 @@ class VlmJudge:
     def name(self) -> str:
         """Engine and model."""
         return self.engine.name
+
+    @property
+    def fingerprint(self) -> str:
+        """Identifies the settings, a calibrated floor among them; two runs that differ in it are not one run."""
+        return fingerprint(self.settings)
 
     async def judge(self, cases: Sequence[Case]) -> list[Judgement]:
         """Judge a batch, all at once; the engine bounds what runs. A failure is a judgement with a status and a

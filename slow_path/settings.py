@@ -6,6 +6,7 @@ takes the place of the default one.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 from collections.abc import Mapping
@@ -79,6 +80,11 @@ def configured(settings: JudgeSettings | None = None) -> JudgeSettings:
     chosen = profile(os.environ.get("GUARD_SLOW_PROFILE") or "default")
     file = os.environ.get("GUARD_SLOW_CALIBRATION")
     return replace(chosen, floor=read_floor(Path(file))) if file else chosen
+
+
+def fingerprint(settings: JudgeSettings) -> str:
+    """Return 12 hexadecimal digits that differ where two settings may lead to different answers."""
+    return hashlib.sha256(repr(settings).encode()).hexdigest()[:12]
 
 
 def profile(name: str) -> JudgeSettings:

@@ -82,6 +82,7 @@ class ScriptedJudge:
 
     answer: Judgement | BaseException | float
     name: str = "scripted"
+    fingerprint: str = "0"
 
     async def judge(self, cases: Sequence[Case]) -> list[Judgement]:
         if isinstance(self.answer, BaseException):

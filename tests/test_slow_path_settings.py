@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from guard import Guard
 from guard.errors import InvalidConfig
 from slow_path.engines import scripted
 from slow_path.judge import JudgeSettings, VlmJudge
@@ -39,3 +40,18 @@ def test_a_file_that_is_no_calibration_of_the_slow_path_is_refused(
     monkeypatch.setenv("GUARD_SLOW_CALIBRATION", str(tmp_path / "c.json"))
     with pytest.raises(InvalidConfig, match=r"c\.json"):
         configured()
+
+
+def test_a_run_under_another_profile_is_another_run(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    def made_with() -> str:
+        with Guard.load(slow_url="http://127.0.0.1:9/v1", detectors=("flash",), policy="flashing", workers=1) as guard:
+            return guard.pipeline.stages.versions["slow_path:settings"]
+
+    ordinary = made_with()
+    assert made_with() == ordinary
+    monkeypatch.setenv("GUARD_SLOW_PROFILE", "small")
+    small = made_with()
+    calibration = tmp_path / "slow.json"
+    calibration.write_text(json.dumps({"stage": "slow", "floor": 0.91}))
+    monkeypatch.setenv("GUARD_SLOW_CALIBRATION", str(calibration))
+    assert len({ordinary, small, made_with()}) == 3
