@@ -21,12 +21,14 @@ log = logging.getLogger(__name__)
 SIDE_PX = 320
 NEVER = ("sexual.minors",)
 """Of these no picture is kept, not even a small one."""
+_OPEN_FROM = 0.1
+"""Score from which a category without thresholds of its own is not cleared."""
 _EVENLY = (0.2, 0.5, 0.8)
 
 
 def moments(verdict: Verdict) -> list[tuple[float, str | None]]:
     """Return (seconds, category) of the frames to keep: the highest peaks, or three places where nothing stands out."""
-    named = [s.category for s in verdict.segments] + [c for c, found in verdict.categories.items() if found.flagged]
+    named = [s.category for s in verdict.segments] + suspected(verdict)
     if verdict.decision == "allow" or any(taxonomy.covers(never, category) for never in NEVER for category in named):
         return []
     segments = [{"peak_seconds": s.peak_seconds, "peak_score": s.peak_score, "category": s.category}
@@ -35,6 +37,19 @@ def moments(verdict: Verdict) -> list[tuple[float, str | None]]:
         return [(seconds, category) for seconds, category in peaks(segments)]
     seconds = verdict.coverage.decoded_seconds if verdict.coverage else 0.0
     return [(round(seconds * part, 3), None) for part in _EVENLY] if seconds > 0 else []
+
+
+def suspected(verdict: Verdict) -> list[str]:
+    """Return the categories that are flagged, or whose score or check leaves them open. Pure."""
+    bounds = verdict.route.thresholds if verdict.route is not None else {}
+    found = [
+        category
+        for category, one in verdict.categories.items()
+        if one.flagged
+        or (one.score is not None and one.score >= (bounds[category].clear_below if category in bounds else _OPEN_FROM))
+    ]
+    checks = verdict.judgement.checks if verdict.judgement is not None else ()
+    return found + [check.rule for check in checks if check.violated != "no"]
 
 
 def take_pictures(guard: Guard, source: Path, verdict: Verdict, blobs: Blobs) -> list[dict[str, Any]]:
