@@ -76,19 +76,19 @@ def routers() -> list[APIRouter]:
 
 
 def body_limits(serve: ServeSettings) -> tuple[BodyLimit, ...]:
-    """Return how large bodies may be, the first that fits."""
+    """Return how large bodies may be, the first that fits; the last one fits all."""
     room = 1 << 20  # the fields beside a file
+    form = "multipart/form-data"
     return (
-        BodyLimit(prefix="/v1/uploads/", methods=frozenset({"PATCH", "PUT"}), max_bytes=serve.max_resumable_bytes),
-        BodyLimit(prefix="/v1/jobs", methods=frozenset({"POST"}), max_bytes=serve.max_upload_bytes + room),
-        BodyLimit(prefix="/v1/batches", methods=frozenset({"POST"}), max_bytes=serve.max_batch_bytes + room),
-        BodyLimit(prefix="/v1/moderations", methods=frozenset({"POST"}), max_bytes=serve.max_json_bytes),
-        BodyLimit(prefix="/v1/policies", methods=frozenset({"POST"}), max_bytes=serve.max_upload_bytes + room),
-        BodyLimit(prefix="/", methods=_ALL, max_bytes=room),
+        BodyLimit(path="/v1/uploads/", method="PATCH", max_bytes=serve.max_resumable_bytes, to_disk=True),
+        BodyLimit(
+            path="/v1/jobs", method="POST", media_type=form, max_bytes=serve.max_upload_bytes + room, to_disk=True
+        ),
+        BodyLimit(path="/v1/batches", method="POST", max_bytes=serve.max_batch_bytes + room, to_disk=True),
+        BodyLimit(path="/v1/moderations", method="POST", max_bytes=serve.max_json_bytes),
+        BodyLimit(path="/v1/policies/", method="POST", max_bytes=serve.max_json_bytes),
+        BodyLimit(path="", max_bytes=room),
     )
-
-
-_ALL = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT", "QUERY"})
 
 
 async def _on_guard_error(request: Request, error: Exception) -> Response:

@@ -45,11 +45,23 @@ _SECURITY = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BodyLimit:
-    """How large the body of a request may be, by the beginning of its path and its method."""
+    """How large the body of a request may be, by its path, its method and its type."""
 
-    prefix: str
-    methods: frozenset[str]
+    path: str
+    """All of the path, or its beginning where it ends with a slash; empty for every path."""
     max_bytes: int
+    method: str | None = None
+    media_type: str = ""
+    """Beginning of the content type."""
+    to_disk: bool = False
+    """Whether it is written as it comes; others lie in memory until they are answered."""
+
+    def fits(self, scope: Scope, headers: Headers) -> bool:
+        """Whether this is the bound of a request."""
+        path: str = scope["path"]
+        here = path == self.path or (self.path[-1:] in ("", "/") and path.startswith(self.path))
+        typed = headers.get("content-type", "").lower().startswith(self.media_type)
+        return here and typed and self.method in (None, scope["method"])
 
 
 class Front:
@@ -59,6 +71,7 @@ class Front:
         self._app = app
         self._service = service
         self._limits = limits
+        self._in_memory = 0
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Handle one connection."""
@@ -77,6 +90,7 @@ class Front:
             log.exception("request %s failed", call.request_id)
             await call.fail(GuardError("Something went wrong inside; the log has the details."), scope, receive)
         finally:
+            self._in_memory -= call.in_memory
             self._note(scope, call)
 
     async def _admit(self, scope: Scope, call: _Call) -> None:
@@ -98,11 +112,15 @@ class Front:
 
     def _bounded(self, scope: Scope, receive: Receive, call: _Call) -> Receive:
         """Return a `receive` that ends bodies which are too large or too slow."""
-        limit = next(x.max_bytes for x in self._limits if scope["path"].startswith(x.prefix)
-                      and scope["method"] in x.methods)  # fmt: skip
-        declared = Headers(scope=scope).get("content-length", "")
-        if declared.isascii() and declared.isdigit() and int(declared) > limit:
+        headers = Headers(scope=scope)
+        bound = next(x for x in self._limits if x.fits(scope, headers))
+        limit = bound.max_bytes
+        declared = headers.get("content-length", "")
+        expected = int(declared) if declared.isascii() and declared.isdigit() else 0
+        if expected > limit:
             raise _too_large(limit)
+        if not bound.to_disk:
+            self._require_memory(expected)
         if scope["path"] == "/v1/moderations" and len(declared) > 5 and not self._service().engine.ready():
             # 100 kB and more are no text: what will be refused need not be read first
             raise Capacity("As many images and clips wait already as may.")
@@ -119,13 +137,22 @@ class Front:
             except TimeoutError as error:
                 raise InvalidRequest(f"The body came too slowly, or not at all for {seconds:g} s.") from error
             if message["type"] == "http.request":
-                seen += len(message.get("body", b""))
+                size = len(message.get("body", b""))
+                seen += size
                 call.body_done = not message.get("more_body", False)
                 if seen > limit:
                     raise _too_large(limit)
+                if not bound.to_disk:
+                    self._require_memory(size)
+                    self._in_memory += size
+                    call.in_memory += size
             return message
 
         return bounded
+
+    def _require_memory(self, size: int) -> None:
+        if size and self._in_memory + size > self._service().serve.max_bodies_bytes:
+            raise Capacity("Too many large requests are being answered already.")
 
     def _note(self, scope: Scope, call: _Call) -> None:
         seconds = time.perf_counter() - call.started
@@ -148,6 +175,8 @@ class _Call:
         self.started = time.perf_counter()
         self.status = 0
         self.body_done = False
+        self.in_memory = 0
+        """Bytes of the body, which lie in memory until the answer is given."""
         self._send = send
         scope.setdefault("state", {})["request_id"] = self.request_id
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import threading
 from collections.abc import Callable
@@ -48,6 +49,10 @@ class Service:
     reach: Reach
     on_job: list[Callable[[], None]] = field(default_factory=list)
     """Called when this process has taken a job in."""
+    reading: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(4))
+    """Requests whose content is decoded at once: a crowd of them would keep the interpreter from those who judge."""
+    fetching: asyncio.Semaphore = field(default_factory=lambda: asyncio.Semaphore(8))
+    """Requests whose content is fetched at once: each holds a thread for as long as the other side takes."""
     stopping: threading.Event = field(default_factory=threading.Event)
     """Set when the process is about to end: long polls return, workers take no more."""
 

@@ -36,6 +36,8 @@ class ServeSettings(BaseModel):
     """Requests that one key may make at once."""
     max_json_bytes: int = Field(default=28 * MIB, ge=1024)
     """Largest JSON body: 20 MiB of content as base64, and some."""
+    max_bodies_bytes: int = Field(default=512 * MIB, ge=1024)
+    """Bodies in memory of all requests of this process together; 503 above it. Files and batches go to disk."""
     max_inline_bytes: int = Field(default=20 * MIB, ge=1024)
     """Largest image or clip in a data URL."""
     max_upload_bytes: int = Field(default=100 * MIB, ge=1024)

@@ -221,6 +221,31 @@ def test_a_body_that_grows_without_a_length_is_cut_off(server: serving.Running) 
     assert (answer.status_code, answer.json()["code"]) == (413, "too_large")
 
 
+def test_only_files_may_be_as_large_as_files(server: serving.Running) -> None:
+    large = b'{"upload_id": "' + b"x" * (2 << 20) + b'"}'
+    with server.client("submit", "read", "admin") as client:
+        for path in ("/v1/jobs", "/v1/jobs/job_1/hold", "/v1/batches/batch_1/cancel"):
+            answer = client.post(path, content=large, headers={"Content-Type": "application/json"})
+            assert (answer.status_code, answer.json()["code"]) == (413, "too_large"), path
+        for method in ("PROPFIND", "OPTIONS", "MKCOL"):
+            assert client.request(method, "/v1/jobs").status_code == 405
+
+
+def test_bodies_in_memory_are_bounded_together(server: serving.Running, monkeypatch: pytest.MonkeyPatch) -> None:
+    tight = server.service.serve.model_copy(update={"max_bodies_bytes": 4096})
+    asked = {"input": "x" * 5000}
+    with server.client("submit") as client:
+        with monkeypatch.context() as patch:
+            patch.setattr(type(server.service), "serve", property(lambda self: tight), raising=True)
+            full = client.post("/v1/moderations", json=asked)
+            assert (full.status_code, full.json()["code"], full.headers["retry-after"]) == (503, "capacity", "1")
+            grows = client.post("/v1/moderations", content=iter([b'{"input": "', b"x" * 5000, b'"}']))
+            assert grows.status_code == 503
+            for _ in range(5):  # what is answered makes room again
+                assert client.post("/v1/moderations", json={"input": "x" * 2000}).status_code == 200
+        assert client.post("/v1/moderations", json=asked).status_code == 200
+
+
 def test_json_that_is_none_is_400(server: serving.Running) -> None:
     with server.client("submit") as client:
         answer = client.post("/v1/moderations", content=b"{", headers={"Content-Type": "application/json"})

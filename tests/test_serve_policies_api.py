@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import base64
+import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -257,3 +260,33 @@ def test_content_is_fetched_where_that_is_switched_on(tmp_path: Path) -> None:
         part["video_url"]["url"] = f"{site.url}/inside"  # type: ignore[index]
         refused = client.post("/v1/moderations", json={"input": [part]})
         assert (refused.status_code, refused.json()["code"]) == (422, "url_blocked")
+
+
+def test_slow_hosts_hold_up_nobody_who_brings_the_content(tmp_path: Path) -> None:
+    clip, go = media.render(frames=15), threading.Event()
+
+    def slow(handler: BaseHTTPRequestHandler) -> None:
+        go.wait(30)
+        web.body(clip)(handler)
+
+    with (
+        web.serving({"/slow.mp4": slow}) as site,
+        serving.running(tmp_path, fetch_urls=True, allowed_networks=("127.0.0.0/8",)) as server,
+        server.client("submit") as client,
+        ThreadPoolExecutor(8) as crowd,
+    ):
+        far = {"input": [{"type": "video_url", "video_url": {"url": f"{site.url}/slow.mp4"}}]}
+        url = f"data:video/mp4;base64,{base64.b64encode(clip).decode()}"
+        waiting = [crowd.submit(client.post, "/v1/moderations", json=far) for _ in range(8)]
+        try:
+            deadline = time.monotonic() + 20
+            while not server.service.fetching.locked():
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            full = client.post("/v1/moderations", json=far)
+            assert (full.status_code, full.json()["code"]) == (503, "capacity")
+            near = {"input": [{"type": "video_url", "video_url": {"url": url}}]}
+            assert client.post("/v1/moderations", json=near).status_code == 200
+        finally:
+            go.set()
+        assert [one.result().status_code for one in waiting] == [200] * 8

@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -13,6 +14,7 @@ from fastapi.responses import JSONResponse
 from starlette.concurrency import run_in_threadpool
 
 from guard._version import __version__
+from guard.errors import Capacity
 from guard.types import Verdict
 from serve.depends import ServiceDep, Submitter, problems
 from serve.history import history_row
@@ -20,10 +22,9 @@ from serve.moderating import Ask, Asked, ask, submit_late, with_overrides
 from serve.openai_form import Kind, result_of
 from serve.request_errors import InvalidRequest, SyncTimeout
 from serve.schemas import ModerationRequest, ModerationResponse
+from serve.service import Service
 
 router = APIRouter(prefix="/v1", tags=["moderation"])
-_READING = asyncio.Semaphore(4)
-"""Requests whose content is decoded at once: a crowd of them would keep the interpreter from those who judge."""
 MODEL = f"video-guard-{__version__}"
 
 
@@ -48,7 +49,7 @@ async def moderate(body: ModerationRequest, service: ServiceDep, who: Submitter)
         asked = ask(service, who, inputs, body.policy)
     else:
         service.engine.require_room(sum(one.kind != "text" for one in inputs))  # before a byte of it is decoded
-        async with _READING:
+        async with _turn(service, inputs):
             asked = await run_in_threadpool(ask, service, who, inputs, body.policy)
     verdicts = await _answers(service, who, asked, body.policy)
     if not service.overrides.none_for(who.tenant_id):
@@ -61,6 +62,15 @@ async def moderate(body: ModerationRequest, service: ServiceDep, who: Submitter)
     return JSONResponse(
         {"id": f"modr-{secrets.token_hex(12)}", "model": MODEL, "results": _results(items, parts, body)}
     )
+
+
+def _turn(service: Service, inputs: Sequence[Ask]) -> AbstractAsyncContextManager[None]:
+    """Return the line to stand in. Raises `Capacity` where as many fetch as may: a slow host holds up nobody else."""
+    if any(one.kind != "text" and one.content[:5].lower() != "data:" for one in inputs):
+        if service.fetching.locked():
+            raise Capacity("As much content is being fetched already as may be at once.")
+        return service.fetching
+    return service.reading if any(one.kind != "text" for one in inputs) else nullcontext()
 
 
 def items_of(body: ModerationRequest) -> list[list[Ask]]:
