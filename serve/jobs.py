@@ -121,9 +121,9 @@ def release(session: Session, owner: str, job_ids: Iterable[str] | None = None) 
 
 
 def postpone(session: Session, job_id: str, owner: str, now: datetime) -> bool:
-    """Put a job back for a later try; False where the lease is gone."""
+    """Put a job back for a later try; False where the lease is gone, or nobody wants it any more."""
     job = _held(session, job_id, owner)
-    if job is None:
+    if job is None or job.cancel_requested:
         return False
     delay = _BACKOFF_SECONDS[min(job.attempts, len(_BACKOFF_SECONDS)) - 1]
     job.status, job.stage, job.lease_owner, job.lease_until = "queued", "queued", None, None
@@ -132,13 +132,17 @@ def postpone(session: Session, job_id: str, owner: str, now: datetime) -> bool:
 
 
 def reap(session: Session, owner: str, serve: ServeSettings, now: datetime) -> list[str]:
-    """Put the jobs whose lease ran out back in the queue. Those that have had all their attempts are leased to `owner`,
-    who is to end them; their ids are returned.
+    """Put the jobs whose lease ran out back in the queue, or end those that were cancelled.
+
+    Those that have had all their attempts are leased to `owner`, who is to end them; their ids are returned.
     """
     query = select(Job).where(Job.status == "running", Job.lease_until < now).with_for_update(skip_locked=True)
     lost = []
     for job in session.scalars(query):
-        if job.attempts >= serve.max_attempts:
+        if job.cancel_requested:
+            job.status, job.stage, job.finished_at, job.purge_at = "canceled", "done", now, now
+            job.lease_owner = job.lease_until = None
+        elif job.attempts >= serve.max_attempts:
             job.lease_owner, job.lease_until = owner, now + timedelta(seconds=serve.lease_seconds)
             lost.append(job.id)
         else:
@@ -178,7 +182,13 @@ def bury(session: Session, job: Job, *, actor: str, reason: str, now: datetime) 
 
     Raises:
         Conflict: it is running, or under a legal hold.
+        Gone: somebody else has just deleted it.
     """
+    # Looked at under its lock: a hold, or a worker, may have come since it was read.
+    there = session.get(Job, job.id, with_for_update=True, populate_existing=True)
+    if there is None:
+        raise Gone(f"The job {job.id!r} was deleted.")
+    job = there
     if job.status == "running":
         raise Conflict("The job is running; cancel it first.")
     if job.hold:

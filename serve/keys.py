@@ -44,7 +44,7 @@ class Principal:
     tenant_id: str
     key_id: str
     name: str
-    """Who holds the key, as reviews and the audit log show it."""
+    """Who holds the key, as pages show it; records name the key by its id, which never changes hands."""
     scopes: frozenset[str]
 
     def may(self, scope: str) -> bool:

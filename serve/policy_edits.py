@@ -62,7 +62,7 @@ def edit(service: Service, who: Principal, layer: str, *, below: str, note: str,
             "layer": layer, "version": version, "changed": list(outcome.changed), "hash": outcome.policy.hash,
         }  # fmt: skip
         with service.database.write() as session:
-            append(session, who.tenant_id, actor=who.name, action=f"policy.{action}", subject=layer, details=details)
+            append(session, who.tenant_id, actor=who.key_id, action=f"policy.{action}", subject=layer, details=details)
             data = {"policy": f"{PREFIX}{layer}", **details}
             enqueue(session, who.tenant_id, "moderation.policy.updated", data)
     return Published(

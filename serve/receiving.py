@@ -117,7 +117,7 @@ async def receive_piece(
 
 
 def uploaded(service: Service, who: Principal, wanted: Wanted) -> Stored:
-    """Return the content of a finished upload. Raises `Conflict` where pieces are missing, or it was used already."""
+    """Return the content of a finished upload. Raises `Conflict` where pieces are missing; `submit` uses it up."""
     with service.database.read() as session:
         upload = own_upload(session, who.tenant_id, wanted.upload_id or "")
     if upload.offset_bytes != upload.size_bytes:

@@ -14,12 +14,13 @@ from typing import Any
 
 from sqlalchemy.orm import Session
 
+from guard.errors import BackendError
 from serve import jobs
 from serve.audit import append
 from serve.blobs import Stored
 from serve.keys import Principal
 from serve.outbox import checked_url
-from serve.request_errors import IdempotencyMismatch
+from serve.request_errors import Conflict, IdempotencyMismatch
 from serve.service import Service
 from serve.store.tables import IdempotencyKey, Job, Upload, utc_now
 
@@ -50,7 +51,11 @@ class Accepted:
 
 
 def request_hash(wanted: Wanted, sha256: str | None) -> str:
-    """Return what two requests have in common exactly when they ask for the same."""
+    """Return what two requests have in common exactly when they ask for the same.
+
+    An upload is known by its id: its content may be gone when the request is repeated.
+    """
+    sha256 = None if wanted.upload_id is not None else sha256
     plain = {name: getattr(wanted, name) for name in Wanted.__dataclass_fields__} | {"sha256": sha256}
     plain["meta"] = dict(wanted.meta)
     return hashlib.sha256(json.dumps(plain, sort_keys=True).encode()).hexdigest()
@@ -66,19 +71,36 @@ def submit(
         UrlBlocked: the callback or the content's address could never be asked for.
         RateLimited: the tenant has too many jobs.
         Capacity: too many jobs wait.
+        Conflict: the upload was used already.
         IdempotencyMismatch: the key came with another request before.
     """
     try:
         accepted = _submit(service, who, wanted, stored, idempotency_key)
-    except BaseException:
-        if wanted.upload_id is None:  # what came in pieces stays, to be asked for again
+    except BaseException as error:
+        # What came in pieces stays, to be asked for again. Where the database was lost the row may be there all the
+        # same: a file that has none is swept.
+        if wanted.upload_id is None and type(error) is not BackendError:
             service.blobs.delete(stored.name if stored else None)
         raise
     for wake in service.on_job:
         wake()
-    if not accepted.created and stored is not None and accepted.job.blob != stored.name:
+    if not accepted.created and stored is not None and wanted.upload_id is None:
         service.blobs.delete(stored.name)
     return accepted
+
+
+def made_before(service: Service, who: Principal, wanted: Wanted, idempotency_key: str | None) -> Accepted | None:
+    """Return the job that the same request for an upload made before, whatever has become of the upload since.
+
+    Raises:
+        IdempotencyMismatch: the key came with another request before.
+        Gone: the job was deleted.
+    """
+    if idempotency_key is None:
+        return None
+    with service.database.write() as session:
+        before = _before(session, who.tenant_id, idempotency_key, request_hash(wanted, None))
+        return None if before is None else Accepted(job=jobs.own_job(session, who.tenant_id, before), created=False)
 
 
 def submit_bytes(service: Service, who: Principal, data: bytes, *, source: str, policy: str | None) -> str:
@@ -107,13 +129,21 @@ def _submit(
         session.add(job)
         session.flush()
         if wanted.upload_id is not None:
-            session.get_one(Upload, wanted.upload_id).job_id = job.id
+            _use_up(session, wanted.upload_id, job.id)
         if idempotency_key is not None:
             _remember(session, service, who.tenant_id, idempotency_key, digest, job.id)
         jobs.use(session, who.tenant_id, utc_now(), {"jobs": 1, "bytes_in": job.size_bytes or 0})
         details = {"sha256": job.sha256, "policy": job.policy, "client_ref": job.client_ref}
-        append(session, who.tenant_id, actor=who.name, action="job.submitted", subject=job.id, details=details)
+        append(session, who.tenant_id, actor=who.key_id, action="job.submitted", subject=job.id, details=details)
     return Accepted(job=job, created=True)
+
+
+def _use_up(session: Session, upload_id: str, job_id: str) -> None:
+    """Make an upload the content of one job: two would share a file, which goes with the first that ends."""
+    upload = session.get(Upload, upload_id, with_for_update=True, populate_existing=True)
+    if upload is None or upload.job_id is not None:
+        raise Conflict("The upload is the content of a job already.", hint="Upload it again for another job.")
+    upload.job_id = job_id
 
 
 def _before(session: Session, tenant_id: str, key: str | None, digest: str) -> str | None:

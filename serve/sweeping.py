@@ -16,7 +16,7 @@ from serve.jobs import ENDED, bury
 from serve.review import sessions
 from serve.service import Service
 from serve.settings import ServeSettings
-from serve.store.people import SignIn
+from serve.store.people import Delivery, SignIn
 from serve.store.tables import Batch, Evidence, IdempotencyKey, Job, ScoreHistory, Upload, utc_now
 
 log = logging.getLogger(__name__)
@@ -79,9 +79,18 @@ def _records(session: Session, serve: ServeSettings, now: datetime, done: Counte
     names: list[str] = []
     old = now - timedelta(seconds=serve.record_seconds)
     query = select(Job).where(Job.status.in_(ENDED), Job.finished_at < old, Job.hold.is_(False))
-    for job in session.scalars(query.limit(_AT_ONCE).with_for_update(skip_locked=True)):
+    # By tenant: each burial adds to that tenant's chain, and two sweeps must take their locks in one order.
+    for job in session.scalars(query.order_by(Job.tenant_id, Job.id).limit(_AT_ONCE).with_for_update(skip_locked=True)):
         names += bury(session, job, actor="retention", reason="retention", now=now)
         done["jobs"] += 1
+    told = select(Delivery).where(Delivery.status != "pending", Delivery.created_at < old).limit(_AT_ONCE)
+    for delivery in session.scalars(told.with_for_update(skip_locked=True)):
+        session.delete(delivery)
+        done["deliveries"] += 1
+    answered = select(Batch).where(Batch.finished_at < old, Batch.blob.is_(None)).limit(_AT_ONCE)
+    for batch in session.scalars(answered.with_for_update(skip_locked=True)):
+        session.delete(batch)
+        done["answers"] += 1
     return names
 
 

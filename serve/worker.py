@@ -121,8 +121,8 @@ class JobWorker:
         again = outcome.verdict.decision == "undecided" and error is not None and error.retryable
         service = self._service
         with service.database.write() as session:
-            if again and job.attempts < service.serve.max_attempts and not job.cancel_requested:
-                jobs.postpone(session, job.id, self.owner, utc_now())
+            tries = again and job.attempts < service.serve.max_attempts
+            if tries and jobs.postpone(session, job.id, self.owner, utc_now()):
                 return
             ended = finish(session, service.serve, job.id, self.owner, outcome)
             over = ended is not None and ended.purge_at is not None and ended.purge_at <= utc_now() and not ended.hold

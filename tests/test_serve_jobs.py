@@ -22,10 +22,21 @@ from guard.types import ErrorInfo, PolicyRef, Verdict
 from serve import jobs
 from serve.demo_clips import flashing, write_clip
 from serve.finishing import Outcome, finish
+from serve.request_errors import Conflict
 from serve.settings import ServeSettings
 from serve.store.people import AuditEntry, Delivery, ReviewItem
 from serve.store.session import Database
-from serve.store.tables import Evidence, Job, Result, ScoreHistory, Tenant, Usage, utc_now
+from serve.store.tables import (
+    Batch,
+    BatchLine,
+    Evidence,
+    Job,
+    Result,
+    ScoreHistory,
+    Tenant,
+    Usage,
+    utc_now,
+)
 from serve.sweeping import sweep
 from serve.workers import start_workers
 
@@ -166,6 +177,58 @@ def test_a_job_that_is_cancelled_while_it_runs_has_no_result(database: Database)
     with database.read() as session:
         assert session.get_one(Job, job_id).status == "canceled"
     assert count(database, Result) == count(database, Delivery) == 0
+
+
+def test_a_job_that_is_cancelled_is_not_begun_again(database: Database) -> None:
+    tried, dropped = add(database, 2)
+    for job_id in (tried, dropped):
+        assert claim(database, "w") == job_id
+        with database.write() as session:
+            jobs.cancel(session, session.get_one(Job, job_id), utc_now())
+    with database.write() as session:
+        assert not jobs.postpone(session, tried, "w", utc_now())
+    assert end(database, tried, "w", "undecided")
+    with database.write() as session:
+        assert jobs.reap(session, "other", SERVE, utc_now() + timedelta(seconds=11)) == []
+    with database.read() as session:
+        for job_id in (tried, dropped):
+            job = session.get_one(Job, job_id)
+            assert (job.status, job.lease_owner, job.purge_at is not None) == ("canceled", None, True)
+    assert count(database, Result) == count(database, Delivery) == 0
+
+
+def test_a_hold_that_came_since_the_job_was_read_keeps_it(database: Database) -> None:
+    (job_id,) = add(database, status="succeeded")
+    with database.read() as session:
+        seen = jobs.own_job(session, "a", job_id)
+    with database.write() as session:
+        session.get_one(Job, job_id).hold = True
+    with pytest.raises(Conflict, match="legal hold"), database.write() as session:
+        jobs.bury(session, seen, actor="w", reason="requested", now=utc_now())
+
+
+def test_a_sweep_takes_old_deliveries_and_answers_as_well(tmp_path: Path) -> None:
+    old, new = utc_now() - timedelta(days=200), utc_now()
+    with serving.running(tmp_path) as run:
+        with run.service.database.write() as session:
+            session.add(Tenant(id="a", name="A"))
+            session.flush()
+            for number, at in enumerate((old, new)):
+                for status in ("delivered", "pending"):
+                    session.add(
+                        Delivery(
+                            tenant_id="a", event_id=f"evt_{number}", event_type="moderation.ping", target=status,
+                            url="https://hooks.example/", body="{}", status=status, created_at=at,
+                            next_attempt_at=new + timedelta(hours=1),
+                        )
+                    )  # fmt: skip
+                batch = Batch(tenant_id="a", status="completed", finished_at=at, total=1)
+                session.add(batch)
+                session.flush()
+                session.add(BatchLine(batch_id=batch.id, number=1, custom_id="1", status=200, response={}))
+        done = sweep(run.service)
+        assert (done["deliveries"], done["answers"]) == (1, 1)
+        assert [count(run.service.database, table) for table in (Delivery, Batch, BatchLine)] == [3, 1, 1]
 
 
 def test_what_a_tenant_uses_adds_up_over_threads(database: Database) -> None:
@@ -393,6 +456,25 @@ def test_large_files_come_in_pieces_and_go_on_where_they_broke_off(client: httpx
     assert job["size_bytes"] == len(clip)
 
 
+def test_an_upload_is_one_jobs_content_and_its_request_can_be_repeated(
+    server: serving.Running, client: httpx.Client, clip: bytes
+) -> None:
+    made = client.post("/v1/uploads", json={"size_bytes": len(clip)})
+    kind = {"Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"}
+    assert client.patch(made.headers["location"], content=clip, headers=kind).status_code == 200
+    asked: dict[str, Any] = {"json": {"upload_id": made.json()["id"]}, "headers": {"Idempotency-Key": "pieces"}}
+    first = client.post("/v1/jobs", **asked)
+    assert first.status_code == 202
+    second = client.post("/v1/jobs", json=asked["json"])
+    assert (second.status_code, second.json()["code"]) in ((409, "conflict"), (410, "gone"))
+    ended(client, first.json()["id"])
+    sweep(server.service)
+    again = client.post("/v1/jobs", **asked)
+    assert (again.status_code, again.json()["id"]) == (200, first.json()["id"])
+    other = client.post("/v1/jobs", json=asked["json"] | {"priority": 1}, headers=asked["headers"])
+    assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
+
+
 def test_an_upload_over_the_bound_is_refused(client: httpx.Client) -> None:
     assert client.post("/v1/uploads", json={"size_bytes": 4_000_001}).status_code == 413
 
@@ -448,6 +530,23 @@ def test_a_waiting_job_is_cancelled_and_cannot_be_twice(server: serving.Running,
     assert client.post(f"/v1/jobs/{job_id}/cancel").json()["status"] == "canceled"
     assert client.post(f"/v1/jobs/{job_id}/cancel").status_code == 409
     assert client.get(f"/v1/jobs/{job_id}/result").status_code == 409
+
+
+def test_the_audit_log_names_whoever_acts_by_the_id_of_the_key(server: serving.Running, clip: bytes) -> None:
+    tenant = "actors"
+    with server.client("submit", "read", "review", "admin", tenant=tenant) as who:
+        job_id = submit(who, clip).json()["id"]
+        ended(who, job_id)
+        who.get(f"/v1/jobs/{job_id}/evidence")
+        who.put("/v1/policy", json={"policy": "default"})
+        who.post("/v1/policies/house/unblock", json={"name": "violence"}).raise_for_status()
+        who.delete(f"/v1/jobs/{job_id}")
+        actors = {e["action"]: e["actor"] for e in who.get("/v1/audit").json()["data"]}
+    key = server.service.keyring.principal(server.key("submit", "read", "review", "admin", tenant=tenant))
+    assert key is not None
+    assert {actors.pop("job.decided"), actors.pop("key.created")} == {"machine", "system"}
+    assert len(actors) >= 5
+    assert set(actors.values()) == {key.key_id}
 
 
 def test_an_unchanged_job_is_not_sent_again(client: httpx.Client, clip: bytes) -> None:

@@ -87,7 +87,7 @@ def cancel(batch_id: str, service: ServiceDep, who: Submitter) -> dict[str, Any]
         if batch.status != "in_progress":
             raise Conflict(f"The batch has ended already, as {batch.status!r}.")
         batch.cancel_requested = True
-        append(session, who.tenant_id, actor=who.name, action="batch.canceled", subject=batch.id)
+        append(session, who.tenant_id, actor=who.key_id, action="batch.canceled", subject=batch.id)
         return _view(batch)
 
 
@@ -108,7 +108,7 @@ def _keep(service: Service, who: Principal, name: str, policy: str | None) -> Ba
             session.add(batch)
             session.flush()
             append(
-                session, who.tenant_id, actor=who.name, action="batch.submitted", subject=batch.id,
+                session, who.tenant_id, actor=who.key_id, action="batch.submitted", subject=batch.id,
                 details={"lines": total, "policy": policy},
             )  # fmt: skip
     except BaseException:

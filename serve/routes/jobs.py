@@ -26,7 +26,7 @@ from serve.request_errors import InvalidRequest
 from serve.schemas import HoldBody, JobList, JobRequest, JobView
 from serve.service import Service
 from serve.store.tables import Job, utc_now
-from serve.submitting import Wanted, submit
+from serve.submitting import Wanted, made_before, submit
 from serve.views import job_view
 
 router = APIRouter(prefix="/v1/jobs", tags=["jobs"])
@@ -65,6 +65,13 @@ async def create(request: Request, service: ServiceDep, who: Submitter, idempote
     else:
         body = _of_json(await request.body())
         wanted = _wanted(body, body.source or "upload")
+        before = (
+            await run_in_threadpool(made_before, service, who, wanted, idempotency_key) if wanted.upload_id else None
+        )
+        if before is not None:
+            return JSONResponse(
+                job_view(before.job), headers={"Location": f"/v1/jobs/{before.job.id}", "Retry-After": "1"}
+            )
         stored = await run_in_threadpool(uploaded, service, who, wanted) if wanted.upload_id else None
     accepted = await run_in_threadpool(submit, service, who, wanted, stored, idempotency_key=idempotency_key)
     headers = {"Location": f"/v1/jobs/{accepted.job.id}", "Retry-After": "1"}
@@ -139,7 +146,9 @@ def cancel(job_id: str, service: ServiceDep, who: Submitter) -> dict[str, Any]:
     with service.database.write() as session:
         job = jobs.own_job(session, who.tenant_id, job_id)
         at_once = jobs.cancel(session, job, utc_now())
-        append(session, who.tenant_id, actor=who.name, action="job.canceled", subject=job.id, details={"done": at_once})
+        append(
+            session, who.tenant_id, actor=who.key_id, action="job.canceled", subject=job.id, details={"done": at_once}
+        )
         return job_view(job)
 
 
@@ -150,7 +159,7 @@ def hold(job_id: str, body: HoldBody, service: ServiceDep, who: Admin) -> dict[s
         job = jobs.own_job(session, who.tenant_id, job_id)
         job.hold = body.hold
         details = {"hold": body.hold, "reason": body.reason}
-        append(session, who.tenant_id, actor=who.name, action="job.hold", subject=job.id, details=details)
+        append(session, who.tenant_id, actor=who.key_id, action="job.hold", subject=job.id, details=details)
         return job_view(job)
 
 
@@ -161,7 +170,7 @@ def delete(
     """Delete content, result and evidence. What people decided, and that there was a job, stay on record."""
     with service.database.write() as session:
         job = jobs.own_job(session, who.tenant_id, job_id)
-        blobs = jobs.bury(session, job, actor=who.name, reason=reason, now=utc_now())
+        blobs = jobs.bury(session, job, actor=who.key_id, reason=reason, now=utc_now())
     for name in blobs:
         service.blobs.delete(name)
     return Response(status_code=204)

@@ -77,7 +77,7 @@ def set_own_policy(body: OwnPolicyBody, service: ServiceDep, who: Admin) -> dict
     with service.database.write() as session:
         session.get_one(Tenant, who.tenant_id).policy = body.policy
         details = {"policy": body.policy}
-        append(session, who.tenant_id, actor=who.name, action="policy.chosen", subject="policy", details=details)
+        append(session, who.tenant_id, actor=who.key_id, action="policy.chosen", subject="policy", details=details)
     return {"policy": body.policy}
 
 

@@ -32,7 +32,7 @@ def add(body: EndpointBody, service: ServiceDep, who: Admin) -> dict[str, Any]:
     with service.database.write() as session:
         row = outbox.add_endpoint(
             session, who.tenant_id, url=body.url, reach=service.reach, events=body.events,
-            description=body.description, by=who.name,
+            description=body.description, by=who.key_id,
         )  # fmt: skip
         return _endpoint(row) | {"secret": row.secret}
 
@@ -65,7 +65,7 @@ def redeliver(delivery_id: str, service: ServiceDep, who: Admin) -> dict[str, An
         row = session.get(Delivery, delivery_id)
         if row is None or row.tenant_id != who.tenant_id:
             raise NotFound(f"There is no delivery {delivery_id[:60]!r}.")
-        return _delivery(session, outbox.redeliver(session, who.tenant_id, delivery_id, by=who.name))
+        return _delivery(session, outbox.redeliver(session, who.tenant_id, delivery_id, by=who.key_id))
 
 
 @router.post("/{endpoint_id}/rotate", responses=problems(404), summary="Rotate a secret")
@@ -73,7 +73,7 @@ def rotate(endpoint_id: str, service: ServiceDep, who: Admin) -> dict[str, Any]:
     """Give an endpoint a new secret; for 24 hours the old one signs as well."""
     with service.database.write() as session:
         row = _own(session, who.tenant_id, endpoint_id)
-        secret = outbox.rotate(session, row, by=who.name)
+        secret = outbox.rotate(session, row, by=who.key_id)
         return _endpoint(row) | {"secret": secret}
 
 
@@ -93,7 +93,7 @@ def remove(endpoint_id: str, service: ServiceDep, who: Admin) -> Response:
         row = _own(session, who.tenant_id, endpoint_id)
         for waiting in session.scalars(select(Delivery).where(Delivery.target == row.id, Delivery.status == "pending")):
             waiting.status = "dead"
-        append(session, who.tenant_id, actor=who.name, action="webhook.removed", subject=row.id)
+        append(session, who.tenant_id, actor=who.key_id, action="webhook.removed", subject=row.id)
         session.delete(row)
     return Response(status_code=204)
 

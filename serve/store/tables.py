@@ -74,7 +74,7 @@ class ApiKey(Base):
     id: Mapped[str] = mapped_column(String(40), primary_key=True, default=new_id("key"))
     tenant_id: Mapped[str] = mapped_column(ForeignKey("tenants.id"), index=True)
     name: Mapped[str]
-    """Who holds it, as reviews and the audit log show it."""
+    """Who holds it, as pages show it; reviews and the audit log hold the id."""
     hash: Mapped[str] = mapped_column(String(64), unique=True)
     """Hex SHA-256 of the key, which holds 256 random bits."""
     scopes: Mapped[list[str]]
