@@ -23,6 +23,13 @@ from guard.types import DEFAULT_THRESHOLDS, Finding, Policy, Rule, RuleFinding, 
 CLEARED_BY: Mapping[str, tuple[str, ...]] = {"flashing": ("flashing.general", "flashing.red")}
 """Rule category to the columns that together exhaust it: all of them low clears the rule."""
 
+RAISES_ONLY = frozenset({"screen_text"})
+"""Detectors whose silence clears nothing: a video without an insult on its screen may speak one."""
+
+SHIPPED = frozenset({"tiny", "text_ngrams"})
+"""Detectors whose weights come with the package: they know what the library calls a category, and no word that a policy
+adds to it."""
+
 _STRICTNESS = {"off": 0, "flag": 1, "block": 2}
 
 
@@ -115,6 +122,10 @@ class Weigher:
     """Two detectors on one category that are further apart than this, on different sides, disagree."""
     moment_margin: float
     """A moment this far above a clear video score disagrees with it."""
+    widened: frozenset[str] = frozenset()
+    """Rules whose words say more than the shipped weights were trained on."""
+    shipped: frozenset[str] = SHIPPED
+    """Detectors that run the shipped weights."""
 
     def weigh(self, rule: Rule) -> RuleEvidence:
         """Return what the columns say of `rule`."""
@@ -162,9 +173,14 @@ class Weigher:
 
     def _covered(self, rule: Rule, speaking: Sequence[Column]) -> bool:
         """Whether silence of the columns can clear the rule."""
-        have = {column.category for column in speaking}
+        have = {column.category for column in speaking if self._knows(column, rule)}
         declared = rule.category in self.cleared_by
         return rule.category in have or (declared and have.issuperset(self._needed(rule)))
+
+    def _knows(self, column: Column, rule: Rule) -> bool:
+        """Whether silence of the column's detector says anything of all that the rule says."""
+        beyond = rule.category in self.widened and column.detector in self.shipped
+        return column.detector not in RAISES_ONLY and not beyond
 
     def _surely_violates(self, column: Column, rule: Rule) -> bool:
         high = self._state(rule, column) is Finding.VIOLATION

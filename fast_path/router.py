@@ -12,11 +12,11 @@ therefore at least 0.5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from fast_path.evidence import CLEARED_BY, RuleEvidence, Weigher, columns
+from fast_path.evidence import CLEARED_BY, SHIPPED, RuleEvidence, Weigher, columns
 from guard.errors import InvalidConfig
 from guard.interfaces import Router
 from guard.types import Coverage, Finding, Policy, Route, RouteReason, Scores, Thresholds
@@ -45,6 +45,12 @@ class Config:
     reaches `block_at`; (0, 1]."""
     max_gap_seconds: float = 10.0
     """A video with a longer unseen stretch is not accepted as clear; above 0."""
+    widened: Callable[[Policy], frozenset[str]] = lambda policy: frozenset()
+    """Returns the rules whose words say more than the shipped weights were trained on: silence of these weights does
+    not clear them, and a high score violates them all the same."""
+    shipped: frozenset[str] = SHIPPED
+    """Names of the detectors that run the shipped weights. One that was trained on labels of your own is not among
+    them: what your words mean is what you labelled."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +84,8 @@ def route(scores: Sequence[Scores], policy: Policy, coverage: Coverage, config: 
         cleared_by=config.cleared_by,
         detector_margin=config.detector_margin,
         moment_margin=config.moment_margin,
+        widened=config.widened(policy),
+        shipped=config.shipped,
     )
     evidence = [weigher.weigh(rule) for rule in policy.active()]
     if not evidence:

@@ -177,7 +177,7 @@ def load_named(name: str) -> Policy:
 
 def _text_stages(settings: Settings) -> TextStages:
     classifier, screen = _upper("fast_path.text.classifier"), _upper("fast_path.text.screen")
-    screener = screen.build(classifier.Config())
+    screener = screen.build(classifier.Config(), widened=_upper("policies.wording").widened)
     judge: TextJudge | None = None
     if settings.slow_url:
         judge = _upper("slow_path.text_judge").from_url(settings.slow_url, model=settings.slow_model)
@@ -237,6 +237,9 @@ def _stages(settings: Settings, policy: Policy, limits: Limits) -> Stages:
                 thresholds=calibration.merged_thresholds(calibrators),
                 # A gap that was asked for is not poor coverage; one far above it is.
                 max_gap_seconds=max(router.Config().max_gap_seconds, 2 * settings.max_gap_seconds),
+                widened=_upper("policies.wording").widened,
+                # Weights in the place of the shipped ones were trained on labels of the user's own.
+                shipped=frozenset() if settings.fast_checkpoint else router.Config().shipped,
             )
         ),
         calibrators=calibrators,

@@ -14,6 +14,7 @@ from guard import taxonomy
 from guard.types import Policy, Rule
 from policies.patch import claimant
 from policies.rule_scorer import may_clear
+from policies.wording import added
 
 Level = Literal["error", "warning", "note"]
 Judge = Literal["fast", "open-vocabulary", "few-shot", "slow"]
@@ -27,7 +28,9 @@ class Configured:
     """The stages that an installation has."""
 
     covered: Collection[str] = ()
-    """Category ids that its detectors were trained on."""
+    """Category ids that its detectors were trained on, without those that only raise a rule (words on screen)."""
+    covered_by_own: Collection[str] = ()
+    """Those of `covered` that do not hang on the shipped weights: taught by labels of your own, or measured."""
     covered_in_text: Collection[str] = ()
     """Category ids that its text classifier was trained on."""
     open_vocabulary: bool = False
@@ -65,7 +68,8 @@ def judges(rule: Rule, configured: Configured, rules: Mapping[str, Rule] | None 
     exhausted = configured.cleared_by.get(rule.category)
     if exhausted is not None and rules is not None:
         exhausted = tuple(c for c in exhausted if claimant(c, rules) == rule.category)
-    if rule.category in configured.covered or (exhausted is not None and set(exhausted) <= set(configured.covered)):
+    covered = set(configured.covered_by_own if added(rule) else configured.covered)
+    if rule.category in covered or (exhausted is not None and set(exhausted) <= covered):
         found.append("fast")
     if configured.open_vocabulary and words(rule):
         found.append("open-vocabulary")
@@ -78,7 +82,7 @@ def judges(rule: Rule, configured: Configured, rules: Mapping[str, Rule] | None 
 
 def judged_in_text(rule: Rule, configured: Configured) -> bool:
     """Whether some configured stage can settle `rule` either way in a text."""
-    return rule.category in configured.covered_in_text or configured.slow
+    return (rule.category in configured.covered_in_text and not added(rule)) or configured.slow
 
 
 def _shown(rule: Rule, configured: Configured) -> bool:
@@ -118,6 +122,7 @@ def unjudgeable(policy: Policy, configured: Configured) -> tuple[str, ...]:
 
 
 def _judged(rule: Rule, policy: Policy, configured: Configured) -> Iterator[Finding]:
+    yield from _widened(rule, configured)
     if judges(rule, configured, policy.rules):
         return
     if judged_in_text(rule, configured):
@@ -136,6 +141,24 @@ def _judged(rule: Rule, policy: Policy, configured: Configured) -> Iterator[Find
         rule.category,
         f"no configured stage can judge it, so every video goes to review.{part} {_remedy(rule, configured)}",
     )
+
+
+def _widened(rule: Rule, configured: Configured) -> Iterator[Finding]:
+    trained = {*configured.covered, *configured.covered_in_text} - set(configured.covered_by_own)
+    beyond = added(rule)
+    if rule.category in trained and beyond:
+        yield _finding(
+            "warning",
+            "widened",
+            rule.category,
+            f"the classifier was not trained on {beyond[0][:80]!r}{_and_more(beyond)}, so its silence does not clear "
+            "the rule. To keep what it clears, take the words back and use `guard policy extend`, which adds a rule "
+            "beside this one.",
+        )
+
+
+def _and_more(lines: tuple[str, ...]) -> str:
+    return f" and {len(lines) - 1} more" if len(lines) > 1 else ""
 
 
 def _remedy(rule: Rule, configured: Configured) -> str:

@@ -25,12 +25,16 @@ def configured(settings: Settings, policy: Policy | None = None) -> Configured:
     With a policy, its examples are embedded, so that a rule is said to be judged by examples only where it is.
     """
     from fast_path.embedder import embedder_of
+    from fast_path.evidence import RAISES_ONLY, SHIPPED
     from fast_path.loading import load_detectors
     from fast_path.text import classifier
 
     detectors = load_detectors(settings.detectors, settings.fast_checkpoint)
+    clearing = [detector for detector in detectors if detector.name not in RAISES_ONLY]
+    own = [detector for detector in clearing if settings.fast_checkpoint or detector.name not in SHIPPED]
     return Configured(
-        covered=tuple(sorted({category for detector in detectors for category in detector.categories})),
+        covered=tuple(sorted({category for detector in clearing for category in detector.categories})),
+        covered_by_own=tuple(sorted({category for detector in own for category in detector.categories})),
         covered_in_text=classifier.build(classifier.Config()).categories,
         open_vocabulary="open_vocabulary" in settings.detectors,
         few_shot=any(embedder_of(detector) is not None for detector in detectors),

@@ -76,7 +76,7 @@ def test_a_rule_that_only_texts_are_judged_for_is_told_apart():
 
 
 def test_flashing_is_judged_by_its_two_parts_together():
-    flashing = rule("flashing")
+    flashing = rule("flashing", definition="")
     assert judges(flashing, Configured(covered=("flashing.general",))) == ()
     assert judges(flashing, Configured(covered=("flashing.general", "flashing.red"))) == ("fast",)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from importlib import resources
@@ -60,8 +60,14 @@ class Screener:
         )
 
 
-def build(config: classifier.Config) -> Screener:
+def build(
+    config: classifier.Config, *, widened: Callable[[Policy], frozenset[str]] = lambda policy: frozenset()
+) -> Screener:
     """Load classifier and calibration from one checkpoint folder.
+
+    Args:
+        config: settings of the classifier.
+        widened: the rules whose words say more than the shipped weights were trained on; see `router.Config`.
 
     Raises:
         InvalidConfig: the checkpoint is not usable.
@@ -73,7 +79,13 @@ def build(config: classifier.Config) -> Screener:
     return Screener(
         classifier=built,
         calibrator=calibrator,
-        router=router.build(router.Config(thresholds=calibrator.thresholds)),
+        router=router.build(
+            router.Config(
+                thresholds=calibrator.thresholds,
+                widened=widened,
+                shipped=frozenset({built.name} if config.folder is None else ()),
+            )
+        ),
     )
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from fast_path.router import Config, build
 from guard.types import Exemplar, Finding, Rule
 from policies.lint import Configured, lint, unjudgeable
+from policies.wording import widened
 
 CATEGORIES = (
     "violence", "violence.fighting", "violence.weapon", "illegal.fire", "illegal.fire.smoke",
@@ -17,13 +18,17 @@ rules = st.dictionaries(st.sampled_from(CATEGORIES), st.sampled_from(["off", "fl
 covered = st.lists(st.sampled_from(CATEGORIES), unique=True, max_size=6)
 
 
-@given(rules, covered)
-def test_lint_names_exactly_the_rules_that_silence_of_every_detector_leaves_open(states, columns):
-    given_policy = policy(*(Rule(category=c, state=s, definition="x") for c, s in states.items()))
-    silent = [scores(dict.fromkeys(columns, 0.0))] if columns else []
-    route = build(Config()).route(silent, given_policy, coverage())
+@given(rules, covered, covered, st.sets(st.sampled_from(CATEGORIES)))
+def test_lint_names_exactly_the_rules_that_silence_of_every_detector_leaves_open(states, columns, own, reworded):
+    given_policy = policy(
+        *(Rule(category=c, state=s, definition="x" if c in reworded else "") for c, s in states.items())
+    )
+    silent = [scores(dict.fromkeys(columns, 0.0), detector="tiny"), scores(dict.fromkeys(own, 0.0), detector="probe")]
+    silent.append(scores(dict.fromkeys(CATEGORIES, 0.0), detector="screen_text"))
+    route = build(Config(widened=widened)).route(silent, given_policy, coverage())
     uncovered = {f.category for f in route.findings if f.finding is Finding.UNCOVERED}
-    assert set(unjudgeable(given_policy, Configured(covered=tuple(columns)))) == uncovered
+    configured = Configured(covered=(*columns, *own), covered_by_own=tuple(own))
+    assert set(unjudgeable(given_policy, configured)) == uncovered
 
 
 @given(rules, covered, st.booleans(), st.booleans(), st.sets(st.sampled_from(CATEGORIES)))
