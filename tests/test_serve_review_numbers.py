@@ -78,6 +78,15 @@ def test_what_the_slow_path_settled_stays_settled() -> None:
         assert editing.redecide(stored, low) == expected
 
 
+def test_low_scores_of_what_was_half_seen_clear_nothing() -> None:
+    policy = policy_of({FIGHT: "block"})
+    stored = machine({FIGHT: 0.01}, policy)
+    assert editing.redecide(stored, policy) == "allow"
+    assert editing.redecide(stored | {"degraded": True}, policy) == "review"
+    poor = stored | {"route": stored["route"] | {"reason": "poor_coverage"}}
+    assert editing.redecide(poor, policy) == "review"
+
+
 def test_a_rule_that_nobody_scored_goes_to_a_person() -> None:
     stored = machine({FIGHT: 0.0}, policy_of({FIGHT: "block"}))
     assert editing.redecide(stored, policy_of({FIGHT: "block", "sexual": "block"})) == "review"

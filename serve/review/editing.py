@@ -16,7 +16,7 @@ from sqlalchemy.orm import Session
 
 from guard import taxonomy
 from guard.errors import InvalidPolicy, PolicyNotFound
-from guard.types import DEFAULT_THRESHOLDS, Decision, Policy, Rule, RuleState, Thresholds
+from guard.types import DEFAULT_THRESHOLDS, Decision, Policy, RouteReason, Rule, RuleState, Thresholds
 from policies.compose import Base, compose
 from policies.edits import Action, History
 from policies.names import checked
@@ -162,7 +162,13 @@ def redecide(verdict: Mapping[str, Any], policy: Policy) -> Decision:
     found = {rule.category: _finding(verdict, rule, policy) for rule in policy.active()}
     if any(finding == "violation" and policy.rules[c].state == "block" for c, finding in found.items()):
         return "block"
-    return "allow" if all(finding == "clear" for finding in found.values()) else "review"
+    clear = not _half_seen(verdict) and all(finding == "clear" for finding in found.values())
+    return "allow" if clear else "review"
+
+
+def _half_seen(verdict: Mapping[str, Any]) -> bool:
+    """Whether a stage failed or too little was seen: low scores of that clear nothing, then as now."""
+    return bool(verdict["degraded"]) or (verdict["route"] or {}).get("reason") == RouteReason.POOR_COVERAGE
 
 
 def score_of(verdict: Mapping[str, Any], category: str) -> float | None:
