@@ -13,13 +13,14 @@ import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from sqlalchemy import select, update
 from sqlalchemy.orm import Session
 
-from guard.errors import InvalidConfig, UsageError
+from guard.errors import BackendError, InvalidConfig, UsageError
 from serve.audit import append
 from serve.store.session import Database
 from serve.store.tables import ApiKey, Tenant, utc_now
@@ -218,7 +219,7 @@ class KeyRing:
                 return None
             found, used = _principal(session, row), row.last_used_at
         if found is not None and (used is None or utc_now() - used > _USED_EVERY):
-            with self._database.write() as session:
+            with suppress(BackendError), self._database.write() as session:  # a note; a busy disk refuses nobody for it
                 session.execute(update(ApiKey).where(ApiKey.id == found.key_id).values(last_used_at=utc_now()))
         return found
 

@@ -151,3 +151,14 @@ def test_a_malformed_environment_names_the_entry_and_not_the_key(given: str) -> 
     with pytest.raises(InvalidConfig, match="ntry 2") as caught:
         keys.parse_keys(f"{'k' * 40},{given}")
     assert "k" * 40 not in caught.value.message
+
+
+def test_a_key_opens_where_its_use_cannot_be_noted(database: Database) -> None:
+    made = make(database)
+    with database.write() as session:  # what a full disk says of every write
+        session.execute(text("PRAGMA query_only=ON"))
+    found = KeyRing(database, remember=0).principal(made.key)
+    assert found is not None
+    with database.read() as session:
+        session.execute(text("PRAGMA query_only=OFF"))
+        assert session.get_one(ApiKey, made.id).last_used_at is None
