@@ -258,6 +258,9 @@ def _moderate(service: Service, who: Principal, body: ModerationRequest, policy:
         raise InvalidRequest(
             f"A line holds at most {service.serve.max_inputs} inputs; got {len(parts)}.", param="input"
         )
+    media, most = sum(part.kind != "text" for part in parts), service.serve.max_pending_media
+    if media > most:  # it would wait for room for ever
+        raise InvalidRequest(f"A line holds at most {most} images and clips; got {media}.", param="input")
     started = time.perf_counter()
     asked: list[Asked] = _patiently(service, lambda: ask(service, who, parts, name))
     verdicts = with_overrides(service, who, [one.answer.result() for one in asked], name)

@@ -13,7 +13,7 @@ from sqlalchemy import func, select
 from sqlalchemy.orm import Session
 from starlette.concurrency import run_in_threadpool
 
-from guard.errors import TooLarge, Undecodable, UnsupportedMediaType
+from guard.errors import RateLimited, TooLarge, Undecodable, UnsupportedMediaType
 from guard.limits import refused_start
 from serve.blobs import Stored
 from serve.keys import Principal
@@ -62,10 +62,11 @@ def used_bytes(service: Service) -> int:
 
 
 def begin_upload(service: Service, who: Principal, size_bytes: int, source: str) -> Upload:
-    """Begin an upload in pieces. Raises `TooLarge` or `Capacity`."""
+    """Begin an upload in pieces. Raises `TooLarge`, `Capacity`, or `RateLimited` where the tenant has too many open."""
     if size_bytes > service.serve.max_resumable_bytes:
         raise TooLarge(f"A file has at most {service.serve.max_resumable_bytes} bytes; got {size_bytes}.")
     service.blobs.require_room(size_bytes, used_bytes(service))
+    _require_share(service, who, size_bytes)
     name = service.blobs.new_name()
     with service.blobs.create(name):
         pass
@@ -74,6 +75,16 @@ def begin_upload(service: Service, who: Principal, size_bytes: int, source: str)
     with service.database.write() as session:
         session.add(upload)
     return upload
+
+
+def _require_share(service: Service, who: Principal, size_bytes: int) -> None:
+    """What is announced is kept free: one tenant that announces much and sends nothing must leave room for others."""
+    share = max(service.serve.max_resumable_bytes, service.blobs.max_bytes // 4)
+    announced = select(func.coalesce(func.sum(Upload.size_bytes), 0))
+    with service.database.read() as session:
+        open_bytes = session.scalar(announced.where(Upload.tenant_id == who.tenant_id, Upload.job_id.is_(None))) or 0
+    if int(open_bytes) + size_bytes > share:
+        raise RateLimited(f"Your open uploads would hold more than {share} bytes.", hint="Finish those first.")
 
 
 def own_upload(session: Session, tenant_id: str, upload_id: str) -> Upload:

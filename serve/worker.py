@@ -19,6 +19,7 @@ from serve.blobs import Stored
 from serve.fetch import fetch
 from serve.finishing import Outcome, finish
 from serve.pictures import take_pictures
+from serve.receiving import used_bytes
 from serve.service import Service
 from serve.store.tables import Job, utc_now
 
@@ -168,6 +169,7 @@ class JobWorker:
         """Return where the content lies; fetch it first where the job names an address."""
         service = self._service
         if job.blob is None and job.url is not None:
+            service.blobs.require_room(0, used_bytes(service))
             name = service.blobs.new_name()
             with service.blobs.create(name) as file:
                 fetched = fetch(job.url, file, service.fetch_rules(service.serve.max_upload_bytes))

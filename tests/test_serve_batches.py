@@ -151,6 +151,15 @@ def test_a_batch_keeps_its_lease_through_lines_that_take_long(tmp_path: Path, mo
         assert client.get(f"/v1/batches/{batch_id}").json()["status"] == "completed"
 
 
+def test_a_line_that_would_never_find_room_is_refused(tmp_path: Path) -> None:
+    with serving.running(tmp_path, max_pending_media=1) as server, server.client("submit", "read") as client:
+        picture = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AAAA"}}
+        batch_id = client.post("/v1/batches", content=line("1", {"input": [picture, picture]})).json()["id"]
+        assert BatchWorker(server.service).run_one()
+        (row,) = output(client, batch_id)
+        assert (row["response"]["status_code"], row["error"]["code"]) == (422, "invalid_request")
+
+
 def test_a_line_that_a_shutdown_met_is_answered_by_the_next_worker(tmp_path: Path) -> None:
     with serving.running(tmp_path) as server, server.client("submit", "read") as client:
         batch_id = client.post("/v1/batches", content=line("1", {"input": "text"})).json()["id"]

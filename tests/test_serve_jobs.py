@@ -475,6 +475,15 @@ def test_an_upload_is_one_jobs_content_and_its_request_can_be_repeated(
     assert (other.status_code, other.json()["code"]) == (422, "idempotency_mismatch")
 
 
+def test_one_tenant_cannot_announce_all_the_room_there_is(tmp_path: Path) -> None:
+    options = {"max_blob_bytes": 40 << 20, "max_resumable_bytes": 8 << 20}
+    with serving.running(tmp_path, **options) as run, run.client("submit") as one:
+        answers = [one.post("/v1/uploads", json={"size_bytes": 6 << 20}) for _ in range(2)]
+        assert [answer.status_code for answer in answers] == [201, 429]
+        with run.client("submit", tenant="other") as two:
+            assert two.post("/v1/uploads", json={"size_bytes": 6 << 20}).status_code == 201
+
+
 def test_an_upload_over_the_bound_is_refused(client: httpx.Client) -> None:
     assert client.post("/v1/uploads", json={"size_bytes": 4_000_001}).status_code == 413
 

@@ -107,7 +107,7 @@ def undo(session: Session, principal: Principal, review_id: str, now: datetime |
         Conflict: it is somebody else's or too old, somebody decided since, or its example teaches a policy already.
     """
     moment = now or utc_now()
-    review = own_review(session, principal, review_id)
+    review = own_review(session, principal, review_id, lock=True)
     override = session.scalar(select(Override).where(Override.review_id == review.id))
     _check_undo(session, principal, review, override, moment)
     review.undone_at, review.undone_by = moment, principal.key_id
@@ -200,9 +200,9 @@ def own_job(session: Session, principal: Principal, job_id: str) -> Job:
     return job
 
 
-def own_review(session: Session, principal: Principal, review_id: str) -> Review:
+def own_review(session: Session, principal: Principal, review_id: str, *, lock: bool = False) -> Review:
     """Return a review of the tenant. Raises `NotFound`, also for what belongs to another."""
-    review = session.get(Review, review_id)
+    review = session.get(Review, review_id, with_for_update=lock, populate_existing=lock)
     if review is None or review.tenant_id != principal.tenant_id:
         raise NotFound(f"There is no review {review_id!r}.")
     return review

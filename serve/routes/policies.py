@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import asdict
 from typing import Annotated, Any
 
@@ -9,7 +10,7 @@ from fastapi import APIRouter, Path
 
 from guard import taxonomy
 from guard.errors import UsageError
-from guard.types import Policy
+from guard.types import Policy, Verdict
 from policies import commands, load
 from policies.store import PREFIX
 from serve import jobs
@@ -17,7 +18,7 @@ from serve.audit import append
 from serve.depends import Admin, Reader, ServiceDep, problems
 from serve.keys import Principal
 from serve.policy_edits import Published, at_version, edit, exemplars, policy_view
-from serve.request_errors import NotFound
+from serve.request_errors import NotFound, SyncTimeout
 from serve.review.editing import preview, redecide
 from serve.schemas import (
     BlockBody,
@@ -173,7 +174,7 @@ def dry_run(name: Name, body: DryRunBody, service: ServiceDep, who: Reader) -> d
     return asdict(found)
 
 
-@router.post("/policies/{name}/test", responses=problems(404, 410), summary="Hold a policy against cases")
+@router.post("/policies/{name}/test", responses=problems(404, 410, 504), summary="Hold a policy against cases")
 def test(name: Name, body: TestBody, service: ServiceDep, who: Reader) -> dict[str, Any]:
     """Judge texts, and decide jobs again from stored scores, and say which get another decision than they should."""
     policy = _policy(service, who, name)
@@ -181,7 +182,7 @@ def test(name: Name, body: TestBody, service: ServiceDep, who: Reader) -> dict[s
     texts = iter(answers)
     found = []
     for case in body.cases:
-        got = next(texts).result().decision if case.text is not None else _job_decision(service, who, case, policy)
+        got = _in_time(service, next(texts)) if case.text is not None else _job_decision(service, who, case, policy)
         found.append({"job_id": case.job_id, "expected": case.decision, "got": got, "right": got == case.decision})
     return {"policy": name, "hash": policy.hash, "right": sum(bool(x["right"]) for x in found), "cases": found}
 
@@ -190,6 +191,13 @@ def _policy(service: Service, who: Principal, name: str) -> Policy:
     found = service.policies.resolve(who.tenant_id, name)
     assert found is not None  # noqa: S101 - a name was given
     return found
+
+
+def _in_time(service: Service, answer: Future[Verdict]) -> str:
+    try:
+        return answer.result(timeout=service.serve.sync_seconds).decision
+    except TimeoutError as error:
+        raise SyncTimeout(f"No answer within {service.serve.sync_seconds:g} s.", job_id=None) from error
 
 
 def _job_decision(service: Service, who: Principal, case: TestCase, policy: Policy) -> str:

@@ -7,14 +7,14 @@ from datetime import datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
-from sqlalchemy import select, tuple_
+from sqlalchemy import or_, select, tuple_
 
 from serve.cursors import open_cursor, seal
 from serve.depends import Admin, Reader, ServiceDep, problems
 from serve.dsa import statement
 from serve.request_errors import InvalidRequest
 from serve.review.decisions import latest_review, outcome_of
-from serve.store.people import AuditEntry
+from serve.store.people import AuditEntry, Review
 from serve.store.tables import Job, Result
 
 router = APIRouter(prefix="/v1", tags=["records"])
@@ -67,6 +67,8 @@ def dsa(
     question = {"list": "dsa", "since": since, "until": until}
     place = open_cursor(service, who, question, cursor)
     query = select(Job).join(Result, Result.job_id == Job.id).where(Job.tenant_id == who.tenant_id)
+    decided = select(Review.id).where(Review.job_id == Job.id, Review.tenant_id == who.tenant_id)
+    query = query.where(or_(Result.decision == "block", decided.exists()))  # no walk through all that was allowed
     query = query if since is None else query.where(Job.finished_at >= since)
     query = query if until is None else query.where(Job.finished_at < until)
     if place is not None:
