@@ -246,10 +246,10 @@ def test_dns_rebinding_between_the_check_and_the_connection(server: Running, net
         before = len(net.connections)
         job = wait_for(http, http.post("/v1/jobs", json={"url": "http://rebind.example/clip"}).json()["id"])
         assert job["status"] == "succeeded"
-        assert net.connections[before:] == [(PUBLIC, 80)]
+        assert set(net.connections[before:]) == {(PUBLIC, 80)}  # a webhook of another test may be sent meanwhile
         job = wait_for(http, http.post("/v1/jobs", json={"url": "http://rebind.example/clip"}).json()["id"])
         assert job["error"]["code"] == "url_blocked"
-        assert len(web.seen) == 1
+        assert [request.path for request in web.seen].count("/clip") == 1
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1/", "http://169.254.169.254/", "http://[::1]/", "gopher://x/",
