@@ -11,7 +11,7 @@ Edits are made by `policies.personalize`, as by `guard policy`. Every clip is ju
   Exception Recall is the share of clips of that shape that are let pass; the others of the colour must stay unsafe.
 
 Consistency: the same question with the rules in three orders, and in three wordings. An answer that is none counts as
-wrong, and is counted. A small model knows one wording only, so its numbers on the others are a floor.
+wrong, and is counted. A profile that sends no definitions, such as `small`, has no wording to vary: null.
 """
 
 from __future__ import annotations
@@ -213,7 +213,7 @@ def exception_recall(judging: Judging, count: int) -> dict[str, Any]:
     }
 
 
-def consistency(judging: Judging, count: int) -> dict[str, Any]:
+def consistency(judging: Judging, count: int, *, worded: bool) -> dict[str, Any]:
     """How often the labels of all rules stay the same when their order, or their wording, is another."""
     items = [rendered_examples.item(FIRST_SEED + 900_000 + i, rules=3) for i in range(count)]
     policies = [rendered.policy(item.rules) for item in items]
@@ -221,14 +221,16 @@ def consistency(judging: Judging, count: int) -> dict[str, Any]:
         labels(judging([case_of(i.clip, p, seed=1000 * n + 17) for i, p in zip(items, policies, strict=True)]))
         for n in range(ORDERS)
     ]
-    worded = {
+    wordings = WORDINGS if worded else {}
+    answers = {
         name: labels(judging([case_of(i.clip, _worded(p, say)) for i, p in zip(items, policies, strict=True)]))
-        for name, say in WORDINGS.items()
+        for name, say in wordings.items()
     }
     return {
         "rules_permuted": agreement(orders),
-        "rules_rephrased": agreement(list(worded.values())),
-        "accuracy_by_wording": {name: accuracy(items, said) for name, said in worded.items()},
+        "accuracy": accuracy(items, orders[0]),
+        "rules_rephrased": agreement(list(answers.values())) if answers else None,
+        "accuracy_by_wording": {name: accuracy(items, said) for name, said in answers.items()},
     }
 
 
@@ -256,11 +258,11 @@ def accuracy(items: Sequence[Any], said: Sequence[dict[str, str]]) -> dict[str, 
     )
 
 
-def measured(judging: Judging, count: int) -> dict[str, Any]:
+def measured(judging: Judging, count: int, *, worded: bool) -> dict[str, Any]:
     return {
         "matrix": matrix(judging, count),
         "exceptions": exception_recall(judging, count),
-        "consistency": consistency(judging, count),
+        "consistency": consistency(judging, count, worded=worded),
         "always_safe": {"stays unsafe": 0.0, "stays safe": 1.0, "newly allowed": 1.0, "newly blocked": 0.0},
     }
 
@@ -296,9 +298,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if given.weights is not None:
         serving = ServerSettings(port=server.free_port(), images=8, max_model_len=2048, kv_cache_gib=1, threads=1)
         with server.running(str(given.weights), serving, log=given.out.with_suffix(".log")) as running:
-            found = measured(asking(running.url, None, settings), given.clips)
+            found = measured(asking(running.url, None, settings), given.clips, worded=settings.options.definitions)
     else:
-        found = measured(asking(given.endpoint, given.model, settings), given.clips)
+        found = measured(
+            asking(given.endpoint, given.model, settings), given.clips, worded=settings.options.definitions
+        )
     report = {
         "machine": f"{len(os.sched_getaffinity(0))} cores {platform.machine()}",
         "model": given.model or (given.weights.name if given.weights else "the only one served"),

@@ -56,21 +56,23 @@ def values(found: dict, key: str = "right_after") -> dict[str, float]:
 
 
 def test_a_judge_that_sees_all_follows_every_edit() -> None:
-    found = policy_vlm.measured(sees_all, 8)
+    found = policy_vlm.measured(sees_all, 8, worded=True)
     assert set(values(found, "right_both").values()) == {1.0}
     assert found["exceptions"]["policy_exception_recall"]["value"] == 1.0
     assert found["exceptions"]["others_stay_unsafe"]["value"] == 1.0
     assert found["consistency"]["rules_permuted"]["value"] == 1.0
+    assert found["consistency"]["rules_rephrased"]["value"] == 1.0
 
 
 def test_a_judge_that_always_says_safe_gets_what_the_report_says_it_gets() -> None:
-    found = policy_vlm.measured(says_safe, 6)
+    found = policy_vlm.measured(says_safe, 6, worded=False)
     assert values(found) == found["always_safe"]
     assert found["exceptions"]["others_stay_unsafe"]["value"] == 0.0
+    assert found["consistency"]["rules_rephrased"] is None, "no words were sent, so none were varied"
 
 
 def test_no_answer_is_wrong_everywhere_and_counted() -> None:
-    found = policy_vlm.measured(says_nothing, 4)
+    found = policy_vlm.measured(says_nothing, 4, worded=True)
     # With nothing left to ask there is nothing to get wrong; here a second rule always stays.
     assert set(values(found).values()) == {0.0}
     assert all(row["no_answer"] == 8 for row in found["matrix"].values())
