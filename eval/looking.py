@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from eval.types import Sample
+from guard.errors import Undecodable
 from guard.interfaces import SamplingNeeds
 from guard.limits import Limits
 from guard.video.sampling import SamplingConfig
@@ -36,6 +37,8 @@ class Eyes:
         video = open_video(sample.path or Path(), name=sample.id, limits=self._limits)
         needs = SamplingNeeds(side_px=self._budget.longest_side_px, min_bursts=self._budget.frames)
         frames = self._decoder.decode(video, needs).frames
+        if not len(frames.pts_seconds):
+            raise Undecodable("The decoder gave no frame.")  # a model that is shown nothing must not call it safe
         return shown(frames, even(len(frames.pts_seconds), self._budget.frames), self._budget)
 
     def close(self) -> None:

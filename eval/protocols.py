@@ -78,23 +78,26 @@ def frames_ucf(scored: Scored) -> dict[str, Any]:
 def spans(scored: Scored) -> dict[str, Any]:
     """Where it happens: average precision of segments at three overlaps, overlap, and duration precision and recall."""
     located = []
-    for prediction, gold, path in zip(scored.predictions, scored.golds, scored.paths, strict=True):
+    for index, (prediction, gold, path) in enumerate(zip(scored.predictions, scored.golds, scored.paths, strict=True)):
         if gold.spans_seconds is None and gold.labels:
             continue
         facts = facts_of(path) if path is not None else None
+        seconds = facts.seconds if facts else 0.0
         true = [segments.Stretch(start, end) for start, end in gold.spans_seconds or ()]
         said = [
             segments.Stretch(start, end, score)
             for start, end, category, score in prediction.segments
             if any(column.answered_by(category) for column in scored.columns)
         ]
-        located.append(segments.Located(true, said, facts.seconds if facts else 0.0))
-    seconds = segments.durations(located)
+        if not prediction.valid:  # what no answer counts as stands for the whole of it
+            said = [segments.Stretch(0.0, seconds)] if scored.table.any_score[index] > 0 else []
+        located.append(segments.Located(true, said, seconds))
+    covered = segments.durations(located)
     found: dict[str, Any] = {f"segment_ap_{t:g}": segments.segment_ap(located, t) for t in IOU_THRESHOLDS}
-    found |= {"mean_iou": segments.mean_iou(located), "duration_f1": seconds.f1}
+    found |= {"mean_iou": segments.mean_iou(located), "duration_f1": covered.f1}
     return found | {
-        "duration_precision": seconds.precision,
-        "duration_recall": seconds.recall,
+        "duration_precision": covered.precision,
+        "duration_recall": covered.recall,
         "videos": len(located),
     }
 
@@ -150,14 +153,20 @@ PROTOCOLS: Mapping[str, Callable[[Scored], dict[str, Any] | None]] = MappingProx
 
 
 def _frame_scores(scored: Scored) -> tuple[list[FrameScores], int]:
-    """Return truth and score of every frame of each video that can be opened; one without an answer scores 0."""
+    """Return truth and score of every frame of each video that can be opened.
+
+    In one without an answer every frame has the score that the run's `--invalid-policy` gives it: by default 1 for a
+    harmless video and 0 for a violating one. At 0 throughout, a system that fails on normal videos would gain by it.
+    """
     made, skipped = [], 0
-    for prediction, gold, path in zip(scored.predictions, scored.golds, scored.paths, strict=True):
+    for index, (prediction, gold, path) in enumerate(zip(scored.predictions, scored.golds, scored.paths, strict=True)):
         facts = facts_of(path) if path is not None else None
         if facts is None or gold.spans_frames is None:
             skipped += 1
             continue
-        made.append(FrameScores(truth=_truth(facts, gold), score=_scores(facts, prediction)))
+        whole = np.full(facts.frames, scored.table.any_score[index])
+        score = _scores(facts, prediction) if prediction.valid else whole
+        made.append(FrameScores(truth=_truth(facts, gold), score=score))
     return made, skipped
 
 

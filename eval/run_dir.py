@@ -77,6 +77,8 @@ class EvalRun:
             raise UsageError(f"{str(self.path)!r} already holds a run.", hint=hint)
         else:
             _require_same(earlier["signature"], json.loads(json.dumps(run["signature"])))
+        for stale in (KEY, METRICS):  # of the answers before: no key lies about while a system is at work
+            (self.path / stale).unlink(missing_ok=True)
         self.info = {**run, "cost": (earlier or {}).get("cost", {})}
         write_json(self.path / RUN, self.info)
         self._open()

@@ -203,9 +203,13 @@ def _plain_strict(loaded: Loaded, rows: Sequence[int], scoring: Scoring) -> dict
 
 def _stems(loaded: Loaded, scoring: Scoring) -> dict[str, dict[str, Any]]:
     """Return by subcategory how many samples there are, how many were flagged, and how many withheld."""
-    table = build_table(loaded.predictions, loaded.golds, loaded.columns, invalid="negative")
+    table = build_table(loaded.predictions, loaded.golds, loaded.columns, invalid=scoring.invalid)
+    at = {identifier: index for index, identifier in enumerate(table.ids)}
     made: dict[str, dict[str, Any]] = {}
-    for index, gold in enumerate(loaded.golds):
+    for prediction, gold in zip(loaded.predictions, loaded.golds, strict=True):
+        index = at.get(prediction.id)
+        if index is None:
+            continue  # left out, as from every other number
         row = made.setdefault(gold.stem or "-", {"samples": 0, "violating": 0, "flagged": 0, "withheld": 0})
         row["samples"] += 1
         row["violating"] += bool(gold.labels)

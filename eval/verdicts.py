@@ -7,12 +7,6 @@ from collections.abc import Mapping
 from eval.types import Prediction, Status
 from guard.types import CategoryScore, Route, Verdict
 
-_SLOW_STATUS: Mapping[str, Status] = {
-    "parse_error": "parse_error",
-    "generation_error": "generation_error",
-    "video_error": "video_error",
-}
-
 
 def prediction_of(sample_id: str, verdict: Verdict, *, latency_ms: float | None = None) -> Prediction:
     """Return the prediction; an undecided verdict has no answer, a degraded one is `partial`."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
 
@@ -149,6 +150,37 @@ def test_an_oracle_is_perfect_frame_by_frame(module, tmp_path: Path) -> None:
     run(made, Oracle(worst, 8.0), RunRequest(out=tmp_path / "blind"))
     (blind,) = score(tmp_path / "blind", Scoring(draws=0))["protocols"].values()
     assert blind["average_precision"] == pytest.approx(blind["prevalence"])
+
+
+class Mute(Oracle):
+    """Answers only what violates; of the rest it says nothing, though it had begun to look."""
+
+    def predict(self, samples, policies):
+        for prediction in super().predict(samples, policies):
+            if prediction.flagged:
+                yield prediction
+            else:
+                yield replace(prediction, status="video_error", code="decoder_crashed")
+
+
+def test_no_answer_on_a_normal_video_is_no_calm_video(tmp_path: Path) -> None:
+    made = ucf_benchmark.tiny()
+    truth = {item.sample.id: list(item.gold.spans_frames or ()) for item in made.items}
+    run(made, Mute(truth, 8.0), RunRequest(out=tmp_path / "run"))
+    wrong = score(tmp_path / "run", Scoring(draws=0))
+    assert wrong["protocols"]["frames_ucf"]["auroc"] < 1.0
+    assert wrong["stems"]["Normal"]["flagged"] == wrong["stems"]["Normal"]["samples"]
+    left_out = score(tmp_path / "run", Scoring(draws=0, invalid="exclude"))
+    assert "Normal" not in left_out["stems"]
+
+
+def test_no_answer_on_a_calm_haystack_covers_all_of_it(tmp_path: Path) -> None:
+    made = needle.build(needle.Config(seconds=6.0, repeats=1, data=tmp_path / "clips"))
+    spans = {item.sample.id: item.gold.spans_seconds or () for item in made.items}
+    frames = {key: [(start * 8, end * 8) for start, end in value] for key, value in spans.items()}
+    assert any(not item.gold.labels for item in made.items)
+    run(made, Mute(frames, 8.0), RunRequest(out=tmp_path / "run"))
+    assert score(tmp_path / "run", Scoring(draws=0))["protocols"]["spans"]["duration_precision"] < 1.0
 
 
 def test_segments_of_an_oracle_overlap_wholly(tmp_path: Path) -> None:

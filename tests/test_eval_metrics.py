@@ -120,6 +120,7 @@ def test_undefined_is_none_and_never_a_number():
     assert selective.selective(np.zeros(0), np.zeros(0, bool)) is None
     assert segments.segment_ap([Located([], [Stretch(0, 1)], 5)], 0.5) is None
     assert segments.mean_iou([Located([], [], 5)]) is None
+    assert segments.mean_iou([Located([Stretch(2, 2)], [], 5)]) is None  # a stretch without length
 
 
 def test_recall_without_a_hit_is_zero_and_not_none():

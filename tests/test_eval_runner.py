@@ -132,6 +132,20 @@ def test_the_key_is_shut_while_a_system_is_at_work(small: Benchmark, tmp_path: P
     assert (tmp_path / "run" / run_dir.KEY).exists()
 
 
+def test_a_run_that_is_taken_up_again_has_no_key_and_no_numbers_until_it_ends(small: Benchmark, tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    run(small, Faulty(good=1, then="fail"), RunRequest(out=out))
+    score(out, Scoring(draws=0))
+    with pytest.raises(KeyboardInterrupt):
+        run(small, Faulty(good=0, then="crash"), RunRequest(out=out, resume=True, retry_failed=True))
+    assert not (out / run_dir.KEY).exists()
+    assert not (out / run_dir.METRICS).exists()
+    with pytest.raises(UsageError, match="not a finished"):
+        load(out)
+    run(small, Faulty(good=9, then=""), RunRequest(out=out, resume=True, retry_failed=True))
+    assert score(out, Scoring(draws=0))["coverage"]["answered"] == len(small.items)
+
+
 def test_edited_predictions_are_refused(small: Benchmark, tmp_path: Path) -> None:
     run(small, always_safe.tiny(), RunRequest(out=tmp_path / "run"))
     path = tmp_path / "run" / run_dir.PREDICTIONS

@@ -144,7 +144,12 @@ def test_gpt_oss_safeguard_gets_the_policy_in_force() -> None:
     assert prediction.flagged == ("violence",)
     assert all(rule.category in requests[0].system for rule in POLICY.active())
     assert ask(gpt_oss_safeguard.tiny(), TEXT, '{"violation": 0, "rules": []}')[0].any_score == 0.0
-    for bad in ('{"violation": 1, "rules": []}', '{"violation": 1, "rules": ["rudeness"]}', '{"violation": "yes"}'):
+    for bad in (
+        '{"violation": 1, "rules": []}',
+        '{"violation": 1, "rules": ["rudeness"]}',
+        '{"violation": 1, "rules": [{"id": "violence"}]}',
+        '{"violation": "yes"}',
+    ):
         assert ask(gpt_oss_safeguard.tiny(), TEXT, bad)[0].status == "parse_error"
     empty, _ = ask(gpt_oss_safeguard.tiny(), TEXT, "  ")
     assert (empty.status, empty.code) == ("generation_error", "vlm_empty")
@@ -249,7 +254,7 @@ def test_moderations_maps_keys_and_rejects_other_answers() -> None:
             {"category_scores": {"self-harm": 0.2, "self-harm/intent": 0.6}, "categories": {"self-harm/intent": True}}
         )
     )
-    assert (scores["extremism.self_harm"], flagged) == (0.6, ("extremism.self_harm",))
+    assert (scores, flagged) == ({"extremism.self_harm": 0.6}, ("extremism.self_harm",))  # nothing said of the others
     for bad in (Reply(), Reply({"category_scores": {"rude": 1.0}, "categories": {}})):
         with pytest.raises(ValueError, match=r"results|category_scores"):
             moderations._read(bad)

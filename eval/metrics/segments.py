@@ -80,7 +80,9 @@ def mean_iou(videos: Sequence[Located]) -> float | None:
     for video in videos:
         if video.truth:
             one = durations([video])
-            values.append(one.tp / (one.tp + one.fp + one.fn))
+            covered = one.tp + one.fp + one.fn
+            if covered > 0:  # a true stretch without length covers nothing that could be found
+                values.append(one.tp / covered)
     return float(np.mean(values)) if values else None
 
 

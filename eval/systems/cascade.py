@@ -17,7 +17,7 @@ from typing import Any
 
 from eval.types import Kind, Prediction, Sample
 from eval.verdicts import prediction_of
-from guard.api import Guard
+from guard.api import Guard, load_named
 from guard.config import load_settings
 from guard.errors import InputError
 from guard.types import Policy, Video
@@ -80,7 +80,15 @@ class Cascade:
         plain = self._settings.model_dump(mode="json", include=keep)
         if plain["slow_url"]:
             plain["slow_url"] = plain["slow_url"].rpartition("@")[2]
-        return {**plain, "policy": self._config.policy, "weights": weights_hash()}
+        own = self._settings.fast_checkpoint
+        return {
+            **plain,
+            "policy": self._config.policy,
+            # a file or layer of the same name may say something else tomorrow
+            "policy_hash": load_named(self._config.policy).hash if self._config.policy else "",
+            "weights": weights_hash(),
+            "checkpoint": "" if own is None else folder_hash(own),
+        }
 
     def predict(self, samples: Iterable[Sample], policies: Mapping[str, Policy]) -> Iterator[Prediction]:
         """Yield one prediction per sample; samples of one policy and kind that follow each other share a guard."""
@@ -134,7 +142,11 @@ class Cascade:
 @cache
 def weights_hash() -> str:
     """Return 16 hex digits over the shipped weights and calibrations: other weights give other answers."""
-    folder = Path(str(resources.files("fast_path").joinpath("weights")))
+    return folder_hash(Path(str(resources.files("fast_path").joinpath("weights"))))
+
+
+def folder_hash(folder: Path) -> str:
+    """Return 16 hex digits over the files below a folder, but for the words about them."""
     digest = hashlib.sha256()
     for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.suffix != ".md"):
         digest.update(path.relative_to(folder).as_posix().encode() + b"\0" + path.read_bytes())

@@ -41,7 +41,7 @@ class SafeguardFormat:
             violation, rules, why = said["violation"], said["rules"], str(said.get("rationale", ""))
         except (ValueError, KeyError, TypeError) as error:
             raise Unreadable(f"no JSON with violation and rules: {text!r:.200}") from error
-        known = {rule.category for rule in policy.active()}
+        known = [rule.category for rule in policy.active()]  # no set: what a model lists need not be hashable
         foreign = [rule for rule in rules if rule not in known] if isinstance(rules, list) else [rules]
         if violation not in (0, 1) or foreign or bool(violation) != bool(rules):
             raise Unreadable(f"violation {violation!r} with rules {rules!r:.120}")

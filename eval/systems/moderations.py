@@ -104,7 +104,7 @@ class Moderations:
             raise VlmUnavailable("The moderation server cannot be reached.") from error
         except openai.APIStatusError as error:
             return Prediction(id=sample.id, status="generation_error", code=f"http_{error.status_code}")
-        except (ValueError, KeyError, TypeError, openai.APIError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError, openai.APIError) as error:
             return Prediction(id=sample.id, status="parse_error", code="unreadable", why=f"{error!r:.200}")
         flagged = tuple(dict.fromkeys(category for _, hit in read for category in hit))
         return Prediction(
@@ -132,12 +132,12 @@ def _read(answer: Any) -> tuple[dict[str, float], tuple[str, ...]]:
     if len(answer.results) != 1:
         raise ValueError(f"{len(answer.results)} results for one input")
     plain = answer.results[0].model_dump(by_alias=True)
-    scores = {KEYS[key]: 0.0 for key in KEYS}
+    scores: dict[str, float] = {}  # a key that the server does not score was not judged, which is not the same as 0
     given = {key: float(value) for key, value in plain["category_scores"].items() if key in KEYS and value is not None}
     if not given:
         raise ValueError("no category_scores that are known")
     for key, value in given.items():
-        scores[KEYS[key]] = max(scores[KEYS[key]], min(1.0, max(0.0, value)))
+        scores[KEYS[key]] = max(scores.get(KEYS[key], 0.0), min(1.0, max(0.0, value)))
     return scores, tuple(dict.fromkeys(KEYS[k] for k, hit in plain["categories"].items() if hit and k in KEYS))
 
 

@@ -40,7 +40,8 @@ class NudeNet:
     @property
     def signature(self) -> Mapping[str, Any]:
         """The settings."""
-        return {"frames": self._config.frames, "threshold": self._config.threshold}
+        config = self._config
+        return {"frames": config.frames, "threshold": config.threshold, "side": config.longest_side_px}
 
     def predict(self, samples: Iterable[Sample], policies: Mapping[str, Policy]) -> Iterator[Prediction]:
         """Yield one prediction per sample."""
