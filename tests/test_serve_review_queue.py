@@ -293,6 +293,21 @@ def test_an_appeal_goes_to_somebody_else_and_ends_with_a_decision(
         assert session.scalars(select(Appeal)).one().status == "rejected"
 
 
+def test_an_appeal_that_meets_a_claim_is_still_for_somebody_else(database: Database, ana: Principal) -> None:
+    job_id = add_job(database, verdict({FIGHT: 0.62}))
+    take(database, ana, job_id)
+    first = decide(database, ana, job_id, "block", categories=(FIGHT,))
+    with database.write() as session:  # it waits again, for a second look, and she claims it before anybody objects
+        queue.open_item(session, tenant_id="acme", job_id=job_id, sha256=sha(1), reason="sample", risk=0.5)
+    take(database, ana, job_id)
+    with database.write() as session:
+        appeals.file_appeal(session, ana, job_id, statement="It is a dance.")
+    with pytest.raises(Conflict, match="other than"):
+        decide(database, ana, job_id, "block")
+    with pytest.raises(Conflict, match="waits in the queue again"), database.write() as session:
+        decisions.undo(session, ana, first.id)  # one job, one place in the queue
+
+
 def test_an_appeal_needs_a_decision_and_words(database: Database, ana: Principal) -> None:
     running = add_job(database, verdict({FIGHT: 0.5}), queued=False, finished_at=None, status="running")
     done = add_job(database, verdict({FIGHT: 0.5}, number=2))

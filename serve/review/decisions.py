@@ -229,6 +229,7 @@ def _item_to_close(session: Session, principal: Principal, job: Job) -> ReviewIt
     item = session.scalar(query.with_for_update())
     if item is None:
         return None
+    queue.require_somebody_else(session, principal, item)  # it may have become an appeal since it was claimed
     return queue.held_item(session, principal, item.id)
 
 
@@ -253,6 +254,11 @@ def _check_undo(
     )
     if session.scalar(newer.limit(1)) is not None:
         raise Conflict("Somebody has decided on this again since.", hint="Take that decision back first.")
+    again = select(ReviewItem.id).where(
+        ReviewItem.job_id == review.job_id, ReviewItem.status == "open", ReviewItem.id != review.item_id
+    )
+    if review.decision != "escalate" and session.scalar(again.limit(1)) is not None:
+        raise Conflict("It waits in the queue again since, such as for an appeal.", hint="Decide on it there.")
     if override is not None and override.exemplar_status == "confirmed":
         raise Conflict("Its example teaches the policy already.", hint="Revert that edit of the policy first.")
 

@@ -114,8 +114,7 @@ def claim(session: Session, principal: Principal, item_id: str, now: datetime | 
     """
     moment = now or utc_now()
     item = own_item(session, principal, item_id)
-    if item.reason == "appeal" and _decided_before(session, item) == principal.key_id:
-        raise Conflict("An appeal is looked at by somebody other than who decided before.", hint="Take another item.")
+    require_somebody_else(session, principal, item)
     mine = ReviewItem.claimed_by == principal.key_id
     free = or_(ReviewItem.claimed_until.is_(None), ReviewItem.claimed_until <= moment, mine)
     token = item.claim_token if item.claimed_by == principal.key_id and item.claim_token else secrets.token_hex(16)
@@ -163,6 +162,12 @@ def skip(session: Session, principal: Principal, item_id: str, reason: str) -> R
     append(session, item.tenant_id, actor=principal.key_id, action="review.skipped", subject=item.job_id,
            details={"item": item.id, "reason": reason.strip()[:200]})  # fmt: skip
     return item
+
+
+def require_somebody_else(session: Session, principal: Principal, item: ReviewItem) -> None:
+    """Raise `Conflict` where the item is an appeal against this person's own decision."""
+    if item.reason == "appeal" and _decided_before(session, item) == principal.key_id:
+        raise Conflict("An appeal is looked at by somebody other than who decided before.", hint="Take another item.")
 
 
 def own_item(session: Session, principal: Principal, item_id: str) -> ReviewItem:
