@@ -25,7 +25,7 @@ from pydantic import ValidationError
 from sqlalchemy import func, or_, select
 from sqlalchemy.orm import Session
 
-from guard.errors import Capacity, GuardError
+from guard.errors import Capacity, GuardError, TooLarge
 from serve.failures import failure_of
 from serve.history import history_row
 from serve.keys import Principal
@@ -74,11 +74,15 @@ def count_lines(path: Path, most: int) -> int:
     return total
 
 
-def rows_of(path: Path) -> Iterator[Row]:
+def rows_of(path: Path, max_line_bytes: int = 28 << 20) -> Iterator[Row]:
     """Yield the lines, numbered from 1. A line that cannot be read is a row with an error: the others go on."""
     with path.open("rb") as file:
         for number, line in enumerate((line for line in file if line.strip()), 1):
-            yield _row(number, line)
+            if len(line) > max_line_bytes:
+                error = TooLarge(f"A line has at most {max_line_bytes} bytes; got {len(line)}.")
+                yield Row(number=number, custom_id="", body=None, error=error)
+            else:
+                yield _row(number, line)
 
 
 def _row(number: int, line: bytes) -> Row:
@@ -166,7 +170,11 @@ class BatchWorker:
         service = self._service
         with service.database.read() as session:
             done = session.scalar(select(func.max(BatchLine.number)).where(BatchLine.batch_id == batch.id)) or 0
-        lines = (row for row in rows_of(service.blobs.path(batch.blob or "")) if row.number > done)
+        lines = (
+            row
+            for row in rows_of(service.blobs.path(batch.blob or ""), service.serve.max_json_bytes)
+            if row.number > done
+        )
         who = Principal(tenant_id=batch.tenant_id, key_id=batch.id, name=batch.id, scopes=frozenset({"submit"}))
         if not self._keep(batch.id, []):  # cancelled before it was begun
             return

@@ -160,6 +160,13 @@ def test_a_line_that_would_never_find_room_is_refused(tmp_path: Path) -> None:
         assert (row["response"]["status_code"], row["error"]["code"]) == (422, "invalid_request")
 
 
+def test_a_line_is_no_larger_than_a_request(tmp_path: Path) -> None:
+    path = tmp_path / "lines.jsonl"
+    path.write_text("\n".join([line("1", {"input": "x" * 3000}), line("2", {"input": "short"})]))
+    first, second = rows_of(path, 2000)
+    assert (first.error.code if first.error else None, second.error, second.number) == ("too_large", None, 2)
+
+
 def test_a_line_that_a_shutdown_met_is_answered_by_the_next_worker(tmp_path: Path) -> None:
     with serving.running(tmp_path) as server, server.client("submit", "read") as client:
         batch_id = client.post("/v1/batches", content=line("1", {"input": "text"})).json()["id"]
