@@ -104,16 +104,28 @@ class TextGuard:
         asked = [self._ask(text, evidence) for text, evidence in zip(texts, found, strict=True)]
         return [self._decide(evidence, judgement, screen_ms) for evidence, judgement in zip(found, asked, strict=True)]
 
-    def _ask(self, text: str, evidence: Evidence) -> Future[list[Judgement]] | None:
+    def _ask(self, text: str, evidence: Evidence) -> Future[list[Judgement]] | ErrorInfo | None:
+        """Return the judgement on its way, or why it could not be asked for: one text costs no other its verdict."""
         judge = self.stages.judge
         if judge is None or self._loop is None or evidence.route.path == "fast":
             return None
-        policy = self.stages.demonstrate(text, evidence.policy)
-        return self._loop.submit(judge.judge([TextCase(text=text, evidence=evidence, policy=policy, seed=self._seed)]))
+        try:
+            policy = self.stages.demonstrate(text, evidence.policy)
+            case = TextCase(text=text, evidence=evidence, policy=policy, seed=self._seed)
+            return self._loop.submit(judge.judge([case]))
+        except GuardError as error:
+            return error.info()
+        except Exception:
+            log.exception("the slow path could not be asked about a text")
+            return VlmUnavailable("The slow path could not be asked; the log has the details.").info()
 
-    def _decide(self, evidence: Evidence, asked: Future[list[Judgement]] | None, screen_ms: float) -> Verdict:
+    def _decide(
+        self, evidence: Evidence, asked: Future[list[Judgement]] | ErrorInfo | None, screen_ms: float
+    ) -> Verdict:
         timings = {"screen": round(screen_ms, 2)}
-        if asked is not None:
+        if isinstance(asked, ErrorInfo):
+            evidence = replace(evidence, slow_error=asked)
+        elif asked is not None:
             started = time.perf_counter()
             judgement, error = self._answer(asked)
             evidence = replace(evidence, judgement=judgement, slow_error=error)

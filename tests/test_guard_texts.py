@@ -82,6 +82,9 @@ def test_a_text_that_was_made_an_example_is_known_again_in_disguise_and_no_other
     )
     assert guard.check_text(FINE, spam.policy).decision == "block", "whoever owns the rule decides, not the classifier"
     assert guard.check_text(FINE, below).decision == "allow"
+    both = [commands.example(FINE), commands.example(FINE, violates=False)]
+    torn = personalize.block(History(name="u"), "spam", below=below, by=By(author="ann"), examples=both)
+    assert guard.check_text(FINE, torn.policy).decision == "allow", "an example of both is proof of neither"
 
 
 def test_a_batch_gives_what_its_texts_give_alone(guard: Guard) -> None:
@@ -181,6 +184,21 @@ def test_a_settled_text_costs_no_question() -> None:
     assert [v.decision for v in texts.check([SPAM, FINE], load_policy("spam"))] == ["block", "allow"]
     texts.close()
     assert judge.asked == []
+
+
+def test_a_text_that_breaks_the_choice_of_examples_costs_itself_only() -> None:
+    def fragile(text, policy):
+        if text == UNREAD:
+            raise RuntimeError("no examples")
+        return policy
+
+    judge = Scripted(judgement({"spam": "no"}))
+    texts = TextGuard(replace(_screener_only().stages, judge=judge, demonstrate=fragile))
+    found = texts.check([SPAM, UNREAD, UNREAD + "!"], load_policy("spam"))
+    texts.close()
+    assert [v.decision for v in found] == ["block", "review", "allow"]
+    assert found[1].error is not None
+    assert found[1].error.code == "vlm_unavailable"
 
 
 def test_a_text_that_breaks_the_screen_costs_itself_only() -> None:

@@ -90,16 +90,18 @@ def build(
 
 
 def known_texts(text: str, policy: Policy) -> tuple[str, ...]:
-    """Return the active rules that have this very text, disguises undone, as an example of a violation.
+    """Return the active rules that have this very text, disguises undone, as an example of a violation, and not as one
+    of none.
 
     Examples of texts that only resemble it are left to a language model: n-grams of a few texts tell little.
     """
     words = normalise(text).words
-    examples = {
-        rule.category: [e.text for e in rule.exemplars if e.violates and e.text and not (e.source or e.sha256)]
-        for rule in policy.active()
-    }
-    return tuple(category for category, texts in examples.items() if words and any(_words(t) == words for t in texts))
+    found = []
+    for rule in policy.active() if words else ():
+        texts = [e for e in rule.exemplars if e.text and not (e.source or e.sha256)]
+        labels = {e.violates for e in texts if _words(e.text) == words}
+        found += [rule.category] * (labels == {True})
+    return tuple(found)
 
 
 @lru_cache(maxsize=4096)
