@@ -12,6 +12,7 @@ from guard.limits import DECODERS, DEMUXERS, Limits, looks_like_media
 from guard.types import MediaInfo
 from guard.video.av_frame import check_pixels
 from guard.video.clean_start import CleanStart
+from guard.video.embedded import embedded_films
 from guard.video.reader import WatchedFile
 from guard.video.timeline import Timeline
 
@@ -75,7 +76,7 @@ class Scan:
     packets: list[Packet[VideoStream]] | None
     """The packets themselves, where they are few enough to keep."""
     rivals: int
-    """Further video streams, which a player might show instead."""
+    """Further video streams, and films inside a still picture, which a player might show instead."""
     declared_seconds: float | None
     declared_of_stream: bool = False
     problems: list[str] = field(default_factory=list)
@@ -165,7 +166,8 @@ def scan(container: InputContainer, file: WatchedFile, limits: Limits, keep_byte
         fps=_fps(stream),
         timeline=timeline,
         packets=kept if kept_bytes <= keep_bytes else None,
-        rivals=len(rivals),
+        # A phone plays the clip of a motion photo; a decoder is shown its still alone.
+        rivals=len(rivals) + (embedded_films(file) if len(timeline.pts) <= 1 else 0),
         declared_seconds=declared,
         declared_of_stream=of_stream,
     )
