@@ -9,8 +9,8 @@ from pathlib import Path
 
 from guard.errors import InputNotFound, InputUnreadable, InvalidPolicy, PolicyNotFound, UsageError
 from guard.types import Exemplar, Policy, RuleState
+from policies import describe, golden, load, personalize, text
 from policies import diff as differences
-from policies import golden, load, personalize, text
 from policies import lint as linting
 from policies.compose import Composed, compose
 from policies.edits import Edit, History, Kind
@@ -19,6 +19,7 @@ from policies.store import PREFIX, PolicyStore, default_path
 
 DEFAULT_LAYER = "local"
 """The layer that edits go to where none is named."""
+_EDITED = "-edited"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -215,14 +216,17 @@ def _publish(
         return edit(history, below, replace(by, note="; ".join(filter(None, (by.note, note)))))
 
     if target.layer is None:
-        outcome = gated(History(name="edit"), show(target.below, target.store))
+        below = show(target.below, target.store)
+        outcome = gated(History(name="edit"), below)
     else:
         store = PolicyStore(target.store or default_path())
         _ensure(store, target)
         outcome = store.update(target.layer, gated)
+        below = show(outcome.history.below, target.store)
+    policy = _named(outcome.policy, below.policy, target)
     if target.out is not None:
-        write_policy(_named(outcome.policy, target), target.out)
-    return outcome
+        write_policy(policy, target.out)
+    return replace(outcome, composed=replace(outcome.composed, policy=policy))
 
 
 def _past_golden(before: Policy, after: Policy, target: Target, judge: golden.Judge | None) -> str:
@@ -243,9 +247,12 @@ def _ensure(store: PolicyStore, target: Target) -> None:
         store.create(target.layer, kind=target.kind, below=target.below)
 
 
-def _named(policy: Policy, target: Target) -> Policy:
-    """A policy that only a file holds keeps the name of what it was made from."""
-    return policy if target.layer is not None else replace(policy, name=policy.name.removesuffix("/edit"))
+def _named(policy: Policy, below: Policy, target: Target) -> Policy:
+    """A policy that was edited says so; one that only a file holds in its name too, since it has no layer to name."""
+    name = policy.name
+    if target.layer is None:
+        name = below.name if policy.hash == below.hash else f"{below.name.removesuffix(_EDITED)}{_EDITED}"
+    return replace(policy, name=name, description=describe.description(below, policy))
 
 
 def write_policy(policy: Policy, file: Path) -> None:

@@ -11,6 +11,7 @@ import json
 import sqlite3
 from collections.abc import Callable, Iterator
 from contextlib import closing, contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import get_args
 
@@ -19,7 +20,7 @@ from pydantic import ValidationError
 from guard.config import Settings, load_settings
 from guard.errors import BackendError, InvalidPolicy, LayerChanged, PolicyNotFound
 from guard.types import Policy
-from policies import load, schema
+from policies import describe, load, schema
 from policies.canonical import patch_to_plain
 from policies.compose import Composed, Layer, compose
 from policies.edits import Change, Edit, History, Kind
@@ -111,7 +112,9 @@ class PolicyStore:
         """
         history = self.history(name)
         layers, base = self._stack(history)
-        return compose(base, [*layers, history.layer()])
+        composed = compose(base, [*layers, history.layer()])
+        about = describe.description(base, composed.policy)
+        return replace(composed, policy=replace(composed.policy, description=about))
 
     def update(self, name: str, edit: Callable[[History, Composed], Outcome]) -> Outcome:
         """Apply one edit to the newest version of a layer and keep it; nothing is written where it changes nothing.

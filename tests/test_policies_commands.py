@@ -83,10 +83,13 @@ def test_without_a_layer_the_effective_policy_goes_to_a_file(tmp_path):
     out = tmp_path / "new folder" / "mine.yaml"
     commands.block("parkour", Target(layer=None, below="screen", out=out), BY, definition="Over roofs.")
     policy = load_policy(out)
-    assert policy.name == "screen"
+    assert policy.name == "screen-edited"
+    assert policy.description.startswith("screen 1.0.0 with edits: custom.parkour block. An `allow` speaks")
     assert policy.rules["custom.parkour"].definition == "Over roofs."
     commands.unblock("parkour", Target(layer=None, below=str(out), out=out), BY)
     assert load_policy(out).rules["custom.parkour"].state == "off"
+    assert load_policy(out).name == "screen-edited"
+    assert "edits: custom.parkour block; custom.parkour off." in load_policy(out).description
     assert [file.name for file in out.parent.iterdir()] == ["mine.yaml"]
     with pytest.raises(InvalidPolicy, match="needs a layer"):
         commands.unblock("parkour", Target(layer=None), BY)

@@ -61,6 +61,7 @@ def test_with_out_alone_a_file_is_written_and_no_layer_is_made(guard: Any, tmp_p
     code, out, _ = guard("unblock", "violence", "--out", file)
     assert code == Exit.OK
     assert out.splitlines() == ["Changed: violence is off.", "It lies on: default", f"Use it with: --policy {file}"]
+    assert load_policy(file).name == "default-edited"
     assert load_policy(file).rules["violence"].state == "off"
     assert not (tmp_path / "store.sqlite3").exists()
     code, _, _ = guard("extend", "harassment", "--variant", "hazing", "--base", file, "--out", tmp_path / "two.yaml")
@@ -68,11 +69,52 @@ def test_with_out_alone_a_file_is_written_and_no_layer_is_made(guard: Any, tmp_p
     assert (code, two.rules["violence"].state, two.rules["custom.hazing"].extends) == (Exit.OK, "off", "harassment")
 
 
+def test_a_file_with_earlier_edits_is_written_over_only_when_it_is_built_upon_or_forced(
+    guard: Any, tmp_path: Path
+) -> None:
+    file = tmp_path / "p.yaml"
+    assert guard("unblock", "violence", "--out", file)[0] == Exit.OK
+    before = file.read_bytes()
+    for edit in (("block", "x", "--definition", "y"), ("unblock", "fraud"), ("lock", "violence"), ("block", "x")):
+        code, out, err = guard(*edit, "--out", file)
+        assert (code, out, file.read_bytes()) == (Exit.USAGE, "", before)
+        assert "is there already, and this edit starts from 'default'" in err
+        assert "--base" in err
+        assert "--force" in err
+    assert guard("block", "x", "--definition", "y", "--base", file, "--out", file)[0] == Exit.OK
+    both = load_policy(file)
+    assert (both.rules["violence"].state, both.rules["custom.x"].state) == ("off", "block")
+    assert both.name == "default-edited"
+    assert "violence off; custom.x block. An `allow`" in both.description
+    assert guard("block", "x", "--definition", "y", "--out", file, "--force")[0] == Exit.OK
+    assert load_policy(file).rules["violence"].state == "block"
+
+
+def test_a_layer_writes_over_its_own_copy_and_over_nothing_else(guard: Any, tmp_path: Path) -> None:
+    file = tmp_path / "acme.yaml"
+    assert guard("unblock", "violence", "--layer", "acme", "--out", file)[0] == Exit.OK
+    assert guard("block", "x", "--definition", "y", "--layer", "acme", "--out", file)[0] == Exit.OK
+    assert load_policy(file).rules["violence"].state == "off"
+    assert "violence off" in load_policy(file).description
+    assert "violence off" in load_policy("layer:acme").description
+    code, _, err = guard("block", "x", "--definition", "y", "--layer", "other", "--out", file)
+    assert (code, "starts from 'layer:other'" in err, "--base" in err) == (Exit.USAGE, True, False)
+
+
+def test_a_rule_by_words_that_nobody_can_judge_here_is_said_at_once(guard: Any, monkeypatch: Any) -> None:
+    code, out, _ = guard("block", "x", "--definition", "y")
+    assert (code, "custom.x: no configured stage can judge it, so every video goes to review." in out) == (0, True)
+    assert "open-vocabulary encoder" in out
+    assert "no configured stage" in " ".join(json.loads(guard("block", "z", "--definition", "y", "--json")[1])["notes"])
+    assert "no configured stage" not in guard("unblock", "x")[1]
+    monkeypatch.setenv("GUARD_SLOW_URL", "http://127.0.0.1:9/v1")
+    assert "no configured stage" not in guard("block", "w", "--definition", "y")[1]
+
+
 def test_an_edit_starts_from_the_policy_that_a_scan_would_take(guard: Any, tmp_path: Path, monkeypatch: Any) -> None:
     def below(*more: str) -> str:
-        return json.loads(guard("block", "x", "--definition", "y", "--out", tmp_path / "x.yaml", "--json", *more)[1])[
-            "below"
-        ]
+        asked = ("block", "x", "--definition", "y", "--out", tmp_path / "x.yaml", "--force", "--json", *more)
+        return json.loads(guard(*asked)[1])["below"]
 
     assert below() == "default", "as the settings say"
     assert below("--base", "minors") == "minors"
@@ -138,7 +180,7 @@ def test_a_lock_binds_the_layers_above(guard: Any) -> None:
         (("block", "violense"), "violence"),
         (("block", "x", "--example", "gone.mp4"), "no file 'gone.mp4'"),
         (("block", "x", "--definition", "y", "--kind", "king"), "--kind takes platform"),
-        (("block", "x", "--definition", "y", "--force"), "give --golden FILE"),
+        (("block", "x", "--definition", "y", "--force"), "give --golden FILE or --out FILE"),
         (("unblock", "cooking"), "No rule or category is called"),
         (("extend", "violence"), "To extend a rule"),
         (("example", "violence"), "at least one --example"),

@@ -17,6 +17,11 @@ SPAM = "WINNER! Claim your prize of 900 pounds now, call 09061701461 to collect"
 FINE = "What a lovely day we had at the park with the children"
 
 
+class Terminal(io.TextIOWrapper):
+    def isatty(self) -> bool:
+        return True
+
+
 @pytest.fixture
 def guard(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> Any:
     monkeypatch.setattr(cli.signal, "signal", lambda *_: None)
@@ -55,6 +60,17 @@ def test_lines_of_json_keep_their_place_and_their_ids(guard: Any) -> None:
 def test_plain_lines_are_texts_as_they_stand(guard: Any) -> None:
     _, lines, _ = guard("-", "--plain", "--policy", "spam", stdin=f'{SPAM}\r\n"{FINE}\n\n'.encode())
     assert [line["decision"] for line in lines] == ["block", "allow", "allow"]
+
+
+def test_without_texts_what_is_piped_in_is_read_and_a_terminal_is_told_what_to_do(
+    guard: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, lines, _ = guard("--plain", "--policy", "spam", stdin=f"{SPAM}\n{FINE}\n".encode())
+    assert [line["decision"] for line in lines] == ["block", "allow"]
+    assert guard("--policy", "spam", stdin=json.dumps(SPAM).encode())[1][0]["decision"] == "block"
+    monkeypatch.setattr(io, "TextIOWrapper", Terminal)
+    code, lines, err = guard()
+    assert (code, lines, "nothing is piped in" in err, "--plain" in err) == (Exit.USAGE, [], True, True)
 
 
 def test_a_slow_path_that_is_down_is_said_and_allows_nothing(guard: Any) -> None:

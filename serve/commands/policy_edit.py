@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import shlex
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, cast
@@ -48,7 +49,13 @@ Out = Annotated[Path | None, typer.Option(help="Write the effective policy to th
 Author = Annotated[str | None, typer.Option(help="Who does it. Default: the user of this process.")]
 Note = Annotated[str, typer.Option(help="Why; kept in the history.")]
 Golden = Annotated[Path | None, typer.Option(help="Golden set that the change must not break.")]
-Force = Annotated[bool, typer.Option("--force", help="Publish although the golden set breaks; the history says so.")]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Publish although the golden set breaks (the history says so); write over the file that --out names.",
+    ),
+]
 AsJson = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 
 
@@ -157,6 +164,7 @@ def example(
     out: Out = None,
     author: Author = None,
     note: Note = "",
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Add examples to a rule; its state stays as it is."""
@@ -165,7 +173,7 @@ def example(
     given = examples_of(example, not_example, rationale)
     if not given:
         raise UsageError("Give at least one --example or --not-example.")
-    target = target_of(layer, base, kind, out, None, force=False)
+    target = target_of(layer, base, kind, out, None, force=force)
     tell(commands.add_examples(name, given, target, by(author, note)), target, as_json=as_json)
 
 
@@ -177,12 +185,13 @@ def lock(
     out: Out = None,
     author: Author = None,
     note: Note = "",
+    force: Force = False,
     as_json: AsJson = False,
 ) -> None:
     """Keep the layers above from loosening a rule."""
     from policies import commands
 
-    target = target_of(layer, base, kind, out, None, force=False)
+    target = target_of(layer, base, kind, out, None, force=force)
     tell(commands.lock(name, target, by(author, note)), target, as_json=as_json)
 
 
@@ -212,16 +221,53 @@ def target_of(
 
     if kind not in KINDS:
         raise UsageError(f"--kind takes {', '.join(KINDS)}; got {kind!r}.")
-    if force and golden is None:
-        raise UsageError("--force speaks of a golden set; give --golden FILE with it.")
+    if force and golden is None and out is None:
+        raise UsageError("--force speaks of a golden set or a file; give --golden FILE or --out FILE with it.")
+    below = base or _base_in_use()
+    if out is not None and not force:
+        _check_out(out, layer, below)
     return Target(
         layer=layer or (None if out is not None else DEFAULT_LAYER),
-        below=base or _base_in_use(),
+        below=below,
         kind=cast("Literal['platform', 'community', 'user']", kind),
         out=out,
         golden=golden,
         force=force,
     )
+
+
+def _check_out(out: Path, layer: str | None, below: str) -> None:
+    """Refuse to write over a file whose content the edit does not start from: what it says would be lost.
+
+    The file that an edit starts from may be written over, and an earlier copy of the same layer, which keeps its edits.
+    """
+    if not out.exists() or (layer is None and _is_file(below, out)) or (layer is not None and _holds(out, layer)):
+        return
+    raise UsageError(
+        f"--out {str(out)!r} is there already, and this edit starts from {f'layer:{layer}' if layer else below!r}: "
+        "what the file says would be lost.",
+        hint=(
+            "Take another name, or --force to write over it."
+            if layer
+            else f"Give --base {shlex.quote(str(out))} to build on it, take another name, or --force to write over it."
+        ),
+    )
+
+
+def _is_file(name: str, file: Path) -> bool:
+    from policies.load import library
+
+    return name not in library() and Path(name).exists() and Path(name).samefile(file)
+
+
+def _holds(file: Path, layer: str) -> bool:
+    """Whether `file` holds an earlier version of the layer."""
+    from policies.commands import show
+
+    try:
+        return show(str(file)).policy.name == show(f"layer:{layer}").policy.name
+    except UsageError:
+        return False
 
 
 def _base_in_use() -> str:
@@ -264,7 +310,7 @@ def tell(outcome: Outcome, target: Target, *, as_json: bool) -> None:
     """Print what an edit led to, and how to use it."""
     policy = outcome.policy
     use = str(target.out) if target.out is not None else f"layer:{target.layer}"
-    notes = [*outcome.notes, *_example_notes(outcome)]
+    notes = [*outcome.notes, *_example_notes(outcome), *_unjudged_notes(outcome)]
     below = target.below if target.layer is None else outcome.history.below
     if as_json:
         print_json(
@@ -275,7 +321,7 @@ def tell(outcome: Outcome, target: Target, *, as_json: bool) -> None:
                 "below": below,
                 "edit": outcome.history.version if target.layer is not None and outcome.changed else None,
                 "file": None if target.out is None else str(target.out),
-                "policy": {"name": policy.name.removesuffix("/edit"), "version": policy.version, "hash": policy.hash},
+                "policy": {"name": policy.name, "version": policy.version, "hash": policy.hash},
                 "use": use,
             }
         )
@@ -309,6 +355,24 @@ def _example_notes(outcome: Outcome) -> list[str]:
         if name not in settled and rule.state != "off" and any(e.sha256 and e.violates for e in rule.exemplars)
     ]
     return [*counted, *trained, *found.problems]
+
+
+def _unjudged_notes(outcome: Outcome) -> list[str]:
+    """Say of the rules that were changed which ones nobody can judge here: it would else be met at the first scan."""
+    from guard.config import load_settings
+    from policies.lint import lint
+    from serve.policy_judging import configured
+
+    on = {
+        name for name in outcome.changed if name in outcome.policy.rules and outcome.policy.rules[name].state != "off"
+    }
+    if not on:
+        return []
+    try:
+        found = lint(outcome.policy, configured(load_settings(), outcome.policy))
+    except GuardError:  # `_example_notes` has said it, or the next scan does
+        return []
+    return [f.message for f in found if f.category in on and f.code in {"unjudgeable", "text_only"}]
 
 
 def _state(outcome: Outcome, name: str) -> str:

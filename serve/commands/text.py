@@ -24,8 +24,13 @@ def register(app: typer.Typer) -> None:
 
 def text(
     texts: Annotated[
-        list[str], typer.Argument(help="Texts; - reads lines of JSON from stdin: a string, or {id, text}.")
-    ],
+        list[str] | None,
+        typer.Argument(
+            help="Texts; - reads lines of JSON from stdin: a string, or {id, text}. "
+            "Without any, what is piped in is read.",
+            show_default=False,
+        ),
+    ] = None,
     policy: Annotated[str | None, typer.Option(help="Name of a policy, or a policy file.")] = None,
     slow: Annotated[str | None, typer.Option(help="Base URL of an OpenAI-compatible server.")] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Lines on stdin are texts as they stand, not JSON.")] = False,
@@ -42,7 +47,7 @@ def text(
 
     if fail_on not in (None, "review", "block"):
         raise UsageError(f"--fail-on takes review or block; got {fail_on!r}.")
-    given = _given(texts, plain=plain)
+    given = _given(texts or _piped(), plain=plain)
     codes = {Exit.OK}
     # No detector of frames is needed, so none is loaded.
     settings = load_settings(policy=policy, slow_url=slow, workers=1).model_copy(update={"detectors": ()})
@@ -53,6 +58,17 @@ def text(
             codes.add(_code(verdict, fail_on))
     gravest = (Exit.BACKEND_DOWN, Exit.FAIL_ON_MATCHED, Exit.SOME_UNDECIDED, Exit.OK)
     raise typer.Exit(next(code for code in gravest if code in codes))
+
+
+def _piped() -> list[str]:
+    """Without texts, take what is piped in; a terminal would wait for a person who does not know of it."""
+    if sys.stdin is None or sys.stdin.isatty():
+        raise UsageError(
+            "No text is given, and nothing is piped in.",
+            hint='Give texts, as in `guard text "WINNER! Call now"`, or pipe lines in: `guard text < comments.jsonl`, '
+            "with --plain for lines that are not JSON.",
+        )
+    return ["-"]
 
 
 def _given(texts: list[str], *, plain: bool) -> Iterable[TextInput]:
