@@ -34,7 +34,10 @@ def unit(block: Float32Array) -> Float32Array:
 def require_queries(queries: FeatureView | None, scorer: str) -> FeatureView:
     """Return the queries, or raise `UsageError` in the name of the scorer."""
     if queries is None or len(queries) == 0:
-        raise UsageError(f"The scorer {scorer!r} compares with queries, and none were given.", hint="Pass --queries Q.")
+        raise UsageError(
+            f"The scorer {scorer!r} compares with queries, and none were given.",
+            hint="Add rows of the split val, or pass --queries FILE.",
+        )
     return queries
 
 

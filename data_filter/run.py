@@ -115,6 +115,11 @@ def distill(
     selector: Selector = plugins.load("selector", settings.selector, **settings.selector_settings)
     splits = manifest.read(path)
     asked = manifest.parse_keep(settings.keep, len(splits.pool))
+    if queries is None and not splits.queries and scorer.uses_queries:  # before there is a folder to go on with
+        raise UsageError(
+            f"The scorer {settings.scorer!r} compares with queries, and {path.name} has no rows of the split 'val'.",
+            hint="Add rows of the split val, or pass --queries FILE.",
+        )
     folder = RunFolder(out, settings, inputs)
     with folder.refusals():
         return _distill(scorer, selector, splits, asked, settings, inputs, folder, progress)

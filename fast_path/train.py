@@ -22,7 +22,7 @@ from fast_path.features import FeatureCache
 from fast_path.fit import FitSettings, fit, predict
 from fast_path.head import HeadConfig, TemporalHead
 from fast_path.interfaces import TrainableEncoder
-from guard import plugins
+from guard import plugins, taxonomy
 from guard.errors import InvalidManifest
 
 CATEGORIES = ("violence.fighting", "illegal.fire", "accidents.road")
@@ -132,7 +132,14 @@ def _check_positives(training: Sequence[dataset.Row], categories: Sequence[str],
     positives = dataset.targets(training, categories).sum(0) if training else np.zeros(len(categories))
     missing = [category for category, count in zip(categories, positives, strict=True) if count == 0]
     if missing:
-        raise InvalidManifest(f"No row of the split 'train' {how} is labelled {', '.join(missing)}.".replace("  ", " "))
+        there = sorted({label for row in training for label in row.labels if taxonomy.is_known(label)})
+        named = " ".join(f"--category {label}" for label in there)
+        raise InvalidManifest(
+            f"No row of the split 'train' {how} is labelled {', '.join(missing)}.".replace("  ", " "),
+            hint=f"Add such rows, or learn what is there: {named}"
+            if there
+            else "Add labelled rows of the split train.",
+        )
 
 
 def _videos(examples: Sequence[Example]) -> list[Example]:

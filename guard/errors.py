@@ -161,7 +161,9 @@ class UnsupportedMediaType(InputError):
 
 class NoVideoStream(InputError):
     code = "no_video_stream"
-    default_hint = "Audio alone is not judged; have a person look if that matters."
+    default_hint = (
+        "Only moving pictures are judged; without any stream, the file is damaged or encrypted. Have a person look."
+    )
 
 
 class Undecodable(InputError):

@@ -171,13 +171,24 @@ def _unseen(evidence: Evidence) -> ErrorInfo | None:
         return ErrorInfo(
             code=coverage.problem or "truncated",
             message=_incomplete(coverage),
-            hint="What was decoded was scored; ask for an undamaged file.",
+            hint=_HINTS.get(coverage.problem or "truncated", _HINTS["truncated"]),
         )
     return None
 
 
+_HINTS: Mapping[str, str] = {
+    "truncated": "What was decoded was scored; ask for the whole file, undamaged and not encrypted.",
+    "undecodable": "What was decoded was scored; ask for a file that is undamaged and not encrypted.",
+    "too_many_streams": "Judge each picture as a file of its own (`ffmpeg -i FILE -map 0:v:1 -c copy second.mkv`).",
+    "decode_timeout": "What was decoded was scored; see `guard limits` for the time allowed.",
+}
+"""What to do about a decode that is not complete, by the code of its problem."""
+
+
 def _incomplete(coverage: Coverage) -> str:
     declared, decoded = coverage.declared_seconds, coverage.decoded_seconds
+    if coverage.problem == "too_many_streams":
+        return "The file holds more than one moving picture; only the one that players show first was scored."
     if declared is not None and decoded < declared:
         return f"Only a part of the video could be decoded: {decoded:.2f} s of {declared:.2f} s declared."
     return f"Some of the video could not be decoded; {decoded:.2f} s were reached."

@@ -246,7 +246,7 @@ _WAYS: Mapping[str, str] = {
     "not_needed": "fast path",
     "answered": "slow path",
     "failed": "slow path, which failed",
-    "not_configured": "needs a slow path, and none is configured",
+    "not_configured": "left open by the screen, and no slow path is configured",
 }
 
 

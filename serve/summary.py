@@ -8,6 +8,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from guard import taxonomy
 from guard.errors import VlmUnusable, error_for_code
 from serve.failures import Exit, failure_of_code
 from serve.terminal import safe
@@ -18,9 +19,12 @@ if TYPE_CHECKING:
     from rich.console import Console
     from rich.table import Table
 
+    from guard.types import Policy
+
 DECISIONS = ("block", "review", "undecided", "allow")
 _COLOURS = {"block": "red", "review": "yellow", "undecided": "magenta", "allow": "green"}
 _NAMED = 5
+_RULES_NAMED = 8
 _EXAMPLES = 3
 _FAIL_ON: Mapping[str, tuple[str, ...]] = {"block": ("block",), "review": ("block", "review")}
 
@@ -174,8 +178,17 @@ def nothing_found(summary: Mapping[str, Any]) -> str:
     return f"No input was found, so nothing was judged (left out: {left or 'nothing'})."
 
 
-def print_summary(summary: Mapping[str, Any], console: Console) -> None:
-    """Print the summary as tables."""
+def policy_line(policy: Policy) -> str:
+    """Return which policy was judged and by which rules: an `allow` says nothing of anything else."""
+    known = taxonomy.categories()
+    names = [r.name or (known[r.category].name if r.category in known else r.category) for r in policy.active()]
+    shown = ", ".join(safe(name) for name in names[:_RULES_NAMED])
+    more = f" and {len(names) - _RULES_NAMED} more" if len(names) > _RULES_NAMED else ""
+    return f"Policy {safe(policy.name)} {safe(policy.version)}: {shown or 'no rule'}{more}; nothing else was judged."
+
+
+def print_summary(summary: Mapping[str, Any], console: Console, policy: Policy | None = None) -> None:
+    """Print the summary as tables, and what `policy` covers."""
     from rich.table import Table
 
     title = counted(summary["inputs"], "input")
@@ -196,6 +209,8 @@ def print_summary(summary: Mapping[str, Any], console: Console) -> None:
         console.print()
         console.print(_sidecar_line(summary), highlight=False, markup=False)
     console.print()
+    if policy is not None:
+        console.print(policy_line(policy), highlight=False, markup=False)
     console.print(_cost_line(summary), highlight=False)
 
 

@@ -304,3 +304,11 @@ def test_manifests_without_training_rows_are_refused(tmp_path: Path) -> None:
         manifest.read(path)
     with pytest.raises(InvalidManifest, match=r"Did you mean 'illegal\.fire'"):
         manifest.read(_save(tmp_path, [{"path": "a.mp4", "labels": ["ilegal.fire"], "split": "train", "group": "a"}]))
+
+
+def test_without_queries_nothing_is_begun(folder: Path, tmp_path: Path) -> None:
+    rows = _save(folder, [line for line in _lines(folder) if line["split"] != "val"], "no-val.jsonl")
+    with pytest.raises(UsageError, match="no rows of the split 'val'") as caught:
+        distill(rows, tmp_path / "run", CONFIG, cache=folder / "cache")
+    assert "--queries FILE" in caught.value.hint
+    assert not (tmp_path / "run").exists()

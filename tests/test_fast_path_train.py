@@ -409,3 +409,10 @@ def test_a_mirror_turns_the_flow_round():
     kept, mirrored = left > 0, right < 0
     assert torch.equal(kept, ~mirrored)
     assert 10 < int(kept.sum()) < 54
+
+
+def test_a_missing_category_is_answered_with_those_that_are_there(manifest, tmp_path):
+    settings = replace(SETTINGS, categories=(SHAKY, "accidents.road"))
+    with pytest.raises(InvalidManifest, match=r"labelled accidents\.road") as caught:
+        train.train_fast(manifest, "tiny", tmp_path / "run", settings=settings, encoder_settings=ENCODER)
+    assert f"--category {SHAKY}" in caught.value.hint

@@ -326,3 +326,13 @@ def test_every_rule_that_is_not_clear_is_named(case: Evidence) -> None:
         if found.flagged or (found.stage == "none" and verdict.decision != "allow"):
             name = {FIGHT: "Fighting", FIRE: "Fire and arson"}[category]
             assert name in verdict.rationale, (category, verdict.rationale)
+
+
+@pytest.mark.parametrize(
+    ("problem", "word"),
+    [("truncated", "encrypted"), ("undecodable", "encrypted"), ("too_many_streams", "each picture")],
+)
+def test_the_hint_of_an_incomplete_decode_fits_its_problem(problem: str, word: str) -> None:
+    error = decide(evidence(0.02, seen=coverage(complete=False, problem=problem))).error
+    assert error is not None
+    assert word in (error.hint or "")

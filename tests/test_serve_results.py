@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 from rich.console import Console
 
 from guard.errors import MissingExtra, UsageError
+from guard.taxonomy import categories
 from guard.types import (
     CategoryScore,
     ErrorInfo,
@@ -30,13 +31,15 @@ from guard.types import (
     Verdict,
 )
 from guard.verdict import policy_ref
+from policies.canonical import make_policy
+from policies.load import load_policy
 from serve import results
 from serve.failures import Exit
 from serve.inputs import Input
 from serve.report import Budget, Page, compact, embed, prose, render, thin, write_report
 from serve.results import escape_cell, record_of, row_of, write_csv, write_parquet
 from serve.same_content import speaks_of_content
-from serve.summary import Cost, earlier_cost, exit_code, print_summary, tally
+from serve.summary import Cost, earlier_cost, exit_code, policy_line, print_summary, tally
 
 POLICY = policy(Rule(category="violence.fighting", state="block", name="Fighting"), Rule(category="spam", state="flag"))
 CATEGORIES = ["violence.fighting", "spam"]
@@ -286,7 +289,7 @@ def test_the_page_shows_each_pass_and_where_a_slow_path_is_missing(tmp_path: Pat
         "tiny: 27 of 76 decoded frames scored, largest gap 1.00 s",
         "flash: every frame scored (76)",
     ]
-    assert row["o"] == "needs a slow path, and none is configured: uncovered rule"
+    assert row["o"] == "left open by the screen, and no slow path is configured: uncovered rule"
     assert compact(record(), Budget(), tmp_path)["o"] == "fast path: confident violation"
 
 
@@ -382,3 +385,19 @@ def test_a_page_without_inputs_renders() -> None:
     summary = {**tally([]).to_json(), "left_out": {}, "cost": {}, "exit_code": 0}
     names = {rule.category: rule.name for rule in POLICY.active()}
     assert "0 inputs" in render(Page(rows=[], names=names), summary, RUN, POLICY)
+
+
+def test_the_printed_summary_says_what_was_judged_and_that_nothing_else_was() -> None:
+    policy = load_policy("screen")
+    assert policy_line(policy) == (
+        f"Policy screen {policy.version}: Fighting, Fire and arson, Road accident; nothing else was judged."
+    )
+    many = make_policy(
+        name="many", version="2", rules={c: Rule(category=c, state="block") for c in list(categories())[:11]}
+    )
+    assert policy_line(many).endswith(" and 3 more; nothing else was judged.")
+    cost = Cost(scored=1, video_seconds=2.0, wall_seconds=1.0, cpu_seconds=1.0, peak_bytes=1 << 20)
+    stream = io.StringIO()
+    summary = {**tally([record(0)]).to_json(), "left_out": {}, "cost": cost.to_json()}
+    print_summary(summary, Console(file=stream, width=200), policy)
+    assert policy_line(policy) in stream.getvalue()

@@ -427,3 +427,20 @@ def test_a_job_whose_content_is_gone_can_still_be_decided(server: Running, ana: 
     assert "undecodable" in html
     assert eve.get(f"/review/media/{job_id}").status_code == 404
     assert eve.post(f"/review/items/{item_id}/decide", decision="block").status_code == 200
+
+
+def test_the_queue_names_the_rule_that_is_at_stake() -> None:
+    bounds = {"a": {"clear_below": 0.22, "block_at": 1.000000001}, "b": {"clear_below": 0.09, "block_at": 0.7}}
+    found = {"flagged": False, "stage": "fast", "threshold": 0.7}
+    given = {"a": {**found, "score": 0.18, "threshold": 1.000000001}, "b": {**found, "score": 0.10}}
+    read = {"categories": given, "route": {"thresholds": bounds, "uncertain": ["b"]}}
+    assert rendering.top_category(read) == ("b", 0.10, 0.7)
+    given["a"] |= {"score": 0.9, "flagged": True}
+    assert rendering.top_category(read) == ("a", 0.9, 1.000000001)
+    assert rendering.top_category({"categories": {}, "route": None}) is None
+
+
+def test_what_the_screen_left_open_without_a_slow_path_is_not_called_sent_to_one(server: Running, ana: Browser) -> None:
+    item_id = opened(server, ana, job(server, 77, slow_path="not_configured"))
+    assert "left open by the screen" in ana.get(f"/review/items/{item_id}").text
+    assert "left open by the screen" in ana.get("/review/dashboard").text

@@ -144,7 +144,7 @@ def _to_directory(guard: Guard, request: ScanRequest, display: Progress) -> Exit
         print("guard: interrupted; what is done is kept. Go on with the same command and --resume.", file=sys.stderr)
         return Exit.INTERRUPTED
     display.__exit__(None, None, None)  # the bar gives way to the tables
-    print_summary(outcome.summary, console(stderr=True))
+    print_summary(outcome.summary, console(stderr=True), guard.policy)
     if not outcome.summary["inputs"]:
         fail_line(nothing_found(outcome.summary))
     print(f"Report: {safe(request.out / REPORT)}", file=sys.stderr)

@@ -133,15 +133,28 @@ def age(seconds: float) -> str:
     return f"{int(seconds)} s"
 
 
-def top_category(categories: Mapping[str, Mapping[str, Any]]) -> tuple[str, float, float | None] | None:
-    """Return category, score and threshold of what is most concerning: flagged before not, then by score."""
-    scored = [
-        (c["flagged"], c["score"], name, c["threshold"]) for name, c in categories.items() if c["score"] is not None
-    ]
+def top_category(verdict: Mapping[str, Any]) -> tuple[str, float, float | None] | None:
+    """Return category, score and threshold of the rule at stake.
+
+    Violated rules go before those left open, and open ones before clear ones: a clear 0.18 is nobody's question where
+    another rule is open at 0.10. Among equals, the score that is highest beside its thresholds.
+    """
+    route = verdict.get("route") or {}
+    bounds, uncertain = route.get("thresholds") or {}, set(route.get("uncertain") or ())
+
+    def concern(name: str, found: Mapping[str, Any]) -> tuple[bool, bool, float, float]:
+        low = (bounds.get(name) or {}).get("clear_below")
+        high = found["threshold"] or 1.0
+        score: float = found["score"]
+        still_open = name in uncertain or found["stage"] == "none" or (low is not None and low <= score < high)
+        bar = high if found["flagged"] or low is None else low
+        return found["flagged"], still_open and found["stage"] != "slow", score / max(bar, 1e-6), score
+
+    scored = {name: found for name, found in verdict["categories"].items() if found["score"] is not None}
     if not scored:
         return None
-    _, best, name, threshold = max(scored, key=lambda row: (row[0], row[1]))
-    return name, best, threshold
+    name = max(scored, key=lambda each: concern(each, scored[each]))
+    return name, scored[name]["score"], scored[name]["threshold"]
 
 
 def path_segment(text: str) -> str:

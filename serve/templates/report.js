@@ -139,7 +139,7 @@
       el("tbody", null, rows.map((cells) => el("tr", null, cells.map((cell, k) => el("td", { class: heads[k][1] }, cell)))))));
   }
   const rules = (row) => table("Rules", [["Category"], ["Score", "n"], ["Block at", "n"], ["Judged by"], ["Finding"]],
-    [...row.c].sort((a, b) => b[2] - a[2] || (b[1] ?? -1) - (a[1] ?? -1)).map((c) => [nameOf(c[0]), c[1] === null ? "–" : pct(c[1]), c[3] === null ? "–" : pct(c[3]),
+    [...row.c].sort((a, b) => b[2] - a[2] || (b[1] ?? -1) - (a[1] ?? -1)).map((c) => [nameOf(c[0]), c[1] === null ? "–" : pct(c[1]), c[3] === null ? "–" : c[3] > 1 ? "never" : pct(c[3]),
       { fast: "fast path", slow: "slow path", none: "not settled" }[c[4]], c[2] ? "violates" : c[4] === "none" ? "open" : "clear"]));
   const segments = (row) => table("Segments", [["Category"], ["From", "n"], ["To", "n"], ["Peak at", "n"], ["Peak", "n"]],
     row.g.map((g) => [nameOf(g[2]), clock(g[0]), clock(g[1]), clock(g[3]), pct(g[4])]));
