@@ -274,7 +274,7 @@ def test_a_callback_to_a_name_that_leads_inside_is_never_sent(server: Running, n
                 break
             time.sleep(0.1)
         assert [one["error"] for one in delivery["tries"]] == ["url_blocked"]
-        assert web.seen == []
+        assert [one for one in web.seen if one.path == "/hook"] == []  # others may come late, from earlier tests
 
 
 def test_a_replayed_or_altered_webhook_is_known_as_such(server: Running, net: FakeNetwork) -> None:
@@ -282,8 +282,12 @@ def test_a_replayed_or_altered_webhook_is_known_as_such(server: Running, net: Fa
         net.port = web.port
         endpoint = http.post("/v1/webhooks", json={"url": "http://public.example/hook"}).json()
         http.post(f"/v1/webhooks/{endpoint['id']}/ping")
-        until(lambda: web.seen)
-        sent, now = web.seen[0], time.time()
+
+        def pings() -> list[Any]:  # deliveries of earlier tests to the same name may still come in
+            return [one for one in web.seen if b"moderation.ping" in one.body]
+
+        until(pings)
+        sent, now = pings()[0], time.time()
         seen: set[str] = set()
 
         def receive(content: bytes, at: float, **changes: str) -> str:

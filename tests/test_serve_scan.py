@@ -495,7 +495,7 @@ def test_ten_kills_give_the_lines_of_an_uninterrupted_run(guard: Guard, clips: P
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, Exit.INTERRUPTED), (signal.SIGTERM, 143)])
 def test_an_interrupted_scan_keeps_what_is_done(clips: Path, tmp_path: Path, number: int, code: int) -> None:
-    folder = many(clips, tmp_path / "in", 40)
+    folder = many(clips, tmp_path / "in", 200)  # 40 are done in two seconds, before the signal comes
     process = start(folder, tmp_path / "run")
     wait_for_lines(tmp_path / "run" / "journal.jsonl", 3, process)
     process.send_signal(number)
